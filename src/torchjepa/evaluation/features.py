@@ -1,0 +1,153 @@
+"""Features of a data set: what an encoder makes of every sample, and raw pixels beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from torchjepa.types import Batch
+
+
+@dataclass(frozen=True)
+class Features:
+    """One feature vector for each sample of a data set, on the CPU.
+
+    Args:
+        features: float32 `[n, d]`.
+        labels: class index of each sample, int64 `[n]`, -1 where there is none.
+        ids: index of each sample in its data set, int64 `[n]`.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+
+    features: Tensor
+    labels: Tensor
+    ids: Tensor
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 2:
+            raise ValueError(f"Features: features must be [n, d], got {tuple(self.features.shape)}.")
+        for name in ("labels", "ids"):
+            shape = tuple(getattr(self, name).shape)
+            if shape != (len(self),):
+                raise ValueError(f"Features: {name} must be [{len(self)}] like features, got {shape}.")
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+    def __getitem__(self, rows: slice | Tensor) -> Features:
+        """Some of the samples, by slice, index or boolean mask."""
+        return Features(self.features[rows], self.labels[rows], self.ids[rows])
+
+    @property
+    def labelled(self) -> Features:
+        """The samples that have a label."""
+        known = self.labels >= 0
+        return self if bool(known.all()) else self[known]
+
+
+def stream_features(
+    encode: Callable[[Tensor], Tensor],
+    batches: Iterable[Batch],
+    *,
+    device: torch.device | str,
+    pool: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[Features]:
+    """The features of each batch as it comes, so that memory holds one batch whatever the data set's size.
+
+    An `nn.Module` (or the module whose bound method `encode` is) runs in evaluation mode and gets its mode
+    back afterwards, whole or interrupted.
+
+    Args:
+        encode: maps inputs `[b, c, ...]` to tokens `[b, n, d]`, or to features `[b, d]`.
+        batches: batches whose first view is encoded.
+        device: where `encode` lives.
+        pool: maps tokens `[b, n, d]` to features `[b, d]`; `None` when `encode` does so itself.
+
+    Yields:
+        The features of one batch.
+
+    Raises:
+        ValueError: what comes out is not one vector for each sample.
+    """
+    module = _module_of(encode)
+    modes = [] if module is None else [(part, part.training) for part in module.modules()]
+    try:
+        if module is not None:
+            module.eval()
+        for batch in batches:
+            yield _encode_batch(encode, batch, device, pool)
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def extract_features(
+    encode: Callable[[Tensor], Tensor],
+    batches: Iterable[Batch],
+    *,
+    device: torch.device | str,
+    pool: Callable[[Tensor], Tensor] | None = None,
+) -> Features:
+    """The features of a whole data set, `stream_features` joined.
+
+    Args:
+        encode: maps inputs `[b, c, ...]` to tokens `[b, n, d]`, or to features `[b, d]`.
+        batches: batches whose first view is encoded.
+        device: where `encode` lives.
+        pool: maps tokens `[b, n, d]` to features `[b, d]`; `None` when `encode` does so itself.
+
+    Raises:
+        ValueError: there is no batch, or what comes out is not one vector for each sample.
+    """
+    return _join(stream_features(encode, batches, device=device, pool=pool))
+
+
+def raw_pixels(batches: Iterable[Batch]) -> Features:
+    """The baseline without any network: the preprocessed input itself, flattened to `[n, c * h * w]`.
+
+    Args:
+        batches: batches whose first view is taken.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    return extract_features(lambda x: x.flatten(1), batches, device="cpu")
+
+
+@torch.no_grad()
+def _encode_batch(
+    encode: Callable[[Tensor], Tensor],
+    batch: Batch,
+    device: torch.device | str,
+    pool: Callable[[Tensor], Tensor] | None,
+) -> Features:
+    features = encode(batch.views[0].to(device, non_blocking=True))
+    if pool is not None:
+        features = pool(features)
+    if features.ndim != 2 or features.shape[0] != len(batch):
+        raise ValueError(
+            f"extract_features: expected features [b, d] with b = {len(batch)}, got {tuple(features.shape)}; "
+            "tokens [b, n, d] need a pool, e.g. pool=MeanPool()."
+        )
+    return Features(features.float().cpu(), batch.labels.cpu(), batch.ids.cpu())
+
+
+def _join(chunks: Iterable[Features]) -> Features:
+    parts = list(chunks)
+    if not parts:
+        raise ValueError("extract_features: there is no batch to take features from; is the data set empty?")
+    return Features(
+        torch.cat([part.features for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.ids for part in parts]),
+    )
+
+
+def _module_of(encode: Callable[[Tensor], Tensor]) -> nn.Module | None:
+    owner = encode if isinstance(encode, nn.Module) else getattr(encode, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None
