@@ -32,7 +32,7 @@ def nearest(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
         )
     if not 1 <= k <= bank.shape[0]:
         raise ValueError(
-            f"nearest: k must be from 1 to the {bank.shape[0]} samples to choose from, got {k}; take a smaller k."
+            f"nearest: k must be from 1 to {bank.shape[0]}, the samples to choose from, got {k}."
         )
     require_finite(queries, "queries")
     require_finite(bank, "bank")

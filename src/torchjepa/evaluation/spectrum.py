@@ -108,7 +108,7 @@ def relative_error(prediction: Tensor, target: Tensor) -> float:
     p, t = _matrix(prediction, "relative_error"), _matrix(target, "relative_error")
     if p.shape != t.shape:
         raise ValueError(
-            f"relative_error: prediction and target must have one shape, got {tuple(p.shape)} and {tuple(t.shape)}."
+            f"relative_error: prediction {tuple(p.shape)} and target {tuple(t.shape)} must have one shape."
         )
     spread = (t - t.mean(dim=0)).square().sum()
     return ((p - t).square().sum() / spread).item() if spread > 0 else float("nan")
