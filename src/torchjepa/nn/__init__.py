@@ -1,0 +1,25 @@
+"""Networks: encoders over a token grid, the predictor, the projector and what they are made of."""
+
+from torchjepa.nn.batchnorm import GlobalBatchNorm1d, GlobalBatchNorm2d
+from torchjepa.nn.convnet import ConvEncoder
+from torchjepa.nn.patch import patch_grid, patchify
+from torchjepa.nn.pooling import MeanMaxPool, MeanPool, pool_by_name
+from torchjepa.nn.positions import sincos_positions
+from torchjepa.nn.predictor import Predictor
+from torchjepa.nn.projector import Projector
+from torchjepa.nn.vit import ViT
+
+__all__ = [
+    "ConvEncoder",
+    "GlobalBatchNorm1d",
+    "GlobalBatchNorm2d",
+    "MeanMaxPool",
+    "MeanPool",
+    "Predictor",
+    "Projector",
+    "ViT",
+    "patch_grid",
+    "patchify",
+    "pool_by_name",
+    "sincos_positions",
+]

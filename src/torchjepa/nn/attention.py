@@ -1,0 +1,121 @@
+"""Self-attention and the pre-norm transformer block shared by encoder and predictor."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+# Above this the plain product's n x n weights cost more memory than they save time.
+_MAX_PLAIN_TOKENS = 1024
+
+
+def attend(
+    q: Float[Tensor, "b s n e"], k: Float[Tensor, "b s j e"], v: Float[Tensor, "b s j e"]
+) -> Float[Tensor, "b s n e"]:
+    """softmax(q k^T / sqrt(e)) v, by the kernel that is fastest for the device and dtype.
+
+    That is torch's fused attention everywhere but for short bfloat16 sequences on a CPU, where its kernel is
+    2.5 times slower than the two plain matrix products.
+
+    Args:
+        q: queries `[b, s, n, e]`, s heads of e channels.
+        k: keys `[b, s, j, e]`.
+        v: values `[b, s, j, e]`.
+
+    Returns:
+        `[b, s, n, e]`.
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= _MAX_PLAIN_TOKENS:
+        weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        return weights.softmax(dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, y = W_o concat_s softmax(Q_s K_s^T / sqrt(d/s)) V_s + b_o, biases on all four.
+
+    Args:
+        dim: embedding dimension d.
+        num_heads: number of heads s.
+
+    Raises:
+        ValueError: the heads do not divide the dimension.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(
+                f"Attention: num_heads must divide the dimension {dim}, got {num_heads}; "
+                f"choose one of its divisors."
+            )
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], num_queries: int | None = None
+    ) -> Float[Tensor, "b n_out d"]:
+        """Attend within each sequence; with `num_queries` only the last so many tokens ask and are returned."""
+        if num_queries is None:
+            q, k, v = self._heads(self.qkv(x), 3)
+        else:
+            dim = x.shape[-1]
+            weight, bias = self.qkv.weight, self.qkv.bias
+            (q,) = self._heads(F.linear(x[:, -num_queries:], weight[:dim], bias[:dim]), 1)
+            k, v = self._heads(F.linear(x, weight[dim:], bias[dim:]), 2)
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor, num_parts: int) -> tuple[Tensor, ...]:
+        b, n, width = x.shape
+        parts = x.view(b, n, num_parts, self.num_heads, width // (num_parts * self.num_heads))
+        return parts.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+class MLP(nn.Module):
+    """y = W_2 gelu(W_1 x + b_1) + b_2 with the exact GELU.
+
+    Args:
+        dim: embedding dimension d.
+        hidden_dim: width between the two layers.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Map every token on its own."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """The pre-norm transformer block: x <- x + attention(norm(x)), then x <- x + mlp(norm(x)).
+
+    Args:
+        dim: embedding dimension d.
+        num_heads: number of attention heads.
+        mlp_ratio: width of the MLP's hidden layer over d, 4 in all released models but the giant (48/11).
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MLP(dim, round(dim * mlp_ratio))
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], num_queries: int | None = None
+    ) -> Float[Tensor, "b n_out d"]:
+        """Update the tokens; with `num_queries` only the last so many of each sequence, all others dropped."""
+        residual = x if num_queries is None else x[:, -num_queries:]
+        x = residual + self.attn(self.norm1(x), num_queries)
+        return x + self.mlp(self.norm2(x))
+
+    def residual_weights(self) -> tuple[Tensor, Tensor]:
+        """The two weights that write into the residual stream, which deep networks start smaller."""
+        return self.attn.proj.weight, self.mlp.fc2.weight

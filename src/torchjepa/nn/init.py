@@ -1,0 +1,85 @@
+"""Initial weights, drawn from the keyed randomness and not from global state: one seed, one network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from torchjepa import rng
+
+
+def init_transformer(module: nn.Module, seed: int, purpose: str) -> None:
+    """Every linear weight from a normal of standard deviation 0.02, biases zero, layer norms the identity.
+
+    The published rule truncates at +-2, a hundred standard deviations, which is no truncation.
+
+    Args:
+        module: the network, changed in place.
+        seed: seed of the draws.
+        purpose: names the network, so that an encoder and a predictor of one seed are unrelated.
+    """
+    generator = rng.generator(seed, "init", purpose)
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            fill_normal(layer.weight, 0.02, generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def rescale_depth(residual_weights: Sequence[Sequence[Tensor]]) -> None:
+    """Divide the weights that write into the residual stream by sqrt(2 (layer + 1)), layers counted from 0.
+
+    Keeps the stream's variance from growing with depth (BEiT, section 2.5). In the released I-JEPA and V-JEPA 1
+    code a second initialisation silently undoes this; here it stays active, as in V-JEPA 2.
+
+    Args:
+        residual_weights: for each layer its output projections, of attention and of the MLP.
+    """
+    for layer, weights in enumerate(residual_weights):
+        for weight in weights:
+            weight.div_(math.sqrt(2.0 * (layer + 1)))
+
+
+def init_convolutional(module: nn.Module, seed: int, purpose: str) -> None:
+    """He's normal initialisation for convolutions, 1 / sqrt(fan_in) uniform for linear layers.
+
+    Convolutions: std = sqrt(2 / fan_out) (He et al. 2015, as in torchvision's ResNet). Linear layers: torch's own
+    default, which the released VICReg and Barlow Twins projectors have. Batch norms stay as they are.
+
+    Args:
+        module: the network, changed in place.
+        seed: seed of the draws.
+        purpose: names the network, so that an encoder and a projector of one seed are unrelated.
+    """
+    generator = rng.generator(seed, "init", purpose)
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_out = layer.out_channels * layer.kernel_size[0] * layer.kernel_size[1]
+            fill_normal(layer.weight, math.sqrt(2.0 / fan_out), generator)
+        elif isinstance(layer, nn.Linear):
+            bound = 1.0 / math.sqrt(layer.in_features)
+            _fill(layer.weight, lambda draw, r=bound: draw.uniform_(-r, r, generator=generator))
+            if layer.bias is not None:
+                _fill(layer.bias, lambda draw, r=bound: draw.uniform_(-r, r, generator=generator))
+
+
+def fill_normal(tensor: Tensor, std: float, generator: torch.Generator) -> None:
+    """Fill a parameter from a centred normal.
+
+    Args:
+        tensor: the parameter, changed in place.
+        std: standard deviation.
+        generator: a CPU generator.
+    """
+    _fill(tensor, lambda draw: draw.normal_(0.0, std, generator=generator))
+
+
+@torch.no_grad()
+def _fill(tensor: Tensor, draw) -> None:
+    # Drawn on the CPU in float32 whatever the parameter is, so that one seed gives one network on every device.
+    if not tensor.is_meta:
+        tensor.copy_(draw(torch.empty(tensor.shape, dtype=torch.float32, device="cpu")))

@@ -1,0 +1,183 @@
+"""The vision transformer over a `Grid`: sequences, images and videos are one network."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from torchjepa.nn.attention import Block
+from torchjepa.nn.init import init_transformer, rescale_depth
+from torchjepa.nn.patch import patch_grid, patchify
+from torchjepa.nn.positions import SinCosPositions
+from torchjepa.types import Grid
+
+# The published dimensions (ViT, DeiT and I-JEPA papers); giant's MLP ratio gives its 6144.
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3},
+    "small": {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6},
+    "base": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12},
+    "large": {"patch_size": 16, "embed_dim": 1024, "depth": 24, "num_heads": 16},
+    "huge": {"patch_size": 14, "embed_dim": 1280, "depth": 32, "num_heads": 16},
+    "giant": {"patch_size": 16, "embed_dim": 1408, "depth": 40, "num_heads": 16, "mlp_ratio": 48 / 11},
+}
+_DEFAULT_LAYOUT = {1: "w", 2: "wh", 3: "thw"}
+
+
+class ViT(nn.Module):
+    """A vision transformer without class token: x_0 = W patches + b + positions, blocks, a last layer norm.
+
+    Pre-norm blocks with layer norms of eps 1e-6, biases on queries, keys and values, exact GELU (as released).
+    Inputs of any size that the patch divides are served; only the patches asked for are embedded.
+
+    Args:
+        patch_size: length of the patch along each spatial axis, in input units. Its number of axes is that of
+            the inputs: `(p,)` for `[b, c, L]`, `(p, p)` for `[b, c, H, W]`, `(pt, p, p)` for `[b, c, T, H, W]`.
+            One integer means as many axes as `image_size` has, two when it is an integer or absent.
+        embed_dim: embedding dimension d.
+        depth: number of blocks.
+        num_heads: number of attention heads, a divisor of `embed_dim`.
+        image_size: the size that inputs are meant to have, in input units, checked against the patch now and
+            not at the first batch; other sizes work too.
+        in_channels: channels of the input, 3.
+        mlp_ratio: hidden width of the MLPs over d, 4.
+        positions: layout of the sin-cos positions, see `sincos_positions`; by default `"w"`, `"wh"` (I-JEPA's)
+            or `"thw"` (V-JEPA's) by the number of axes.
+        seed: seed of the initial weights: normal of standard deviation 0.02, output projections of block l
+            divided by sqrt(2 (l + 1)). (The released I-JEPA code undoes that division; ours keeps it.)
+
+    Attributes:
+        config: the arguments but for the seed, fit for JSON; `ViT(**vit.config)` builds the network again.
+        embed_dim: d.
+
+    Raises:
+        ValueError: sizes that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        patch_size: int | Sequence[int],
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        image_size: int | Sequence[int] | None = None,
+        in_channels: int = 3,
+        mlp_ratio: float = 4.0,
+        positions: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.patch_size, size = _resolve_axes(patch_size, image_size)
+        layout = positions or _DEFAULT_LAYOUT[len(self.patch_size)]
+        self.embed_dim = embed_dim
+        self.config: dict[str, Any] = {
+            "patch_size": list(self.patch_size),
+            "embed_dim": embed_dim,
+            "depth": depth,
+            "num_heads": num_heads,
+            "image_size": None if size is None else list(size),
+            "in_channels": in_channels,
+            "mlp_ratio": mlp_ratio,
+            "positions": layout,
+        }
+        self.patch_embed = nn.Linear(in_channels * torch.Size(self.patch_size).numel(), embed_dim)
+        self.positions = SinCosPositions(embed_dim, layout)
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
+        if size is not None:
+            self.grid(size)
+        init_transformer(self, seed, "vit")
+        rescale_depth([block.residual_weights() for block in self.blocks])  # type: ignore[operator]
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> ViT:
+        """A network of published dimensions.
+
+        Args:
+            name: tiny (d 192, 12 blocks, 3 heads, patch 16), small (384, 12, 6), base (768, 12, 12),
+                large (1024, 24, 16), huge (1280, 32, 16, patch 14) or giant (1408, 40, 16, MLP 6144).
+            overrides: arguments of `ViT` that replace or join the preset's.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        if name not in PRESETS:
+            nearest = difflib.get_close_matches(name, PRESETS, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+            raise ValueError(f"ViT.preset: no preset {name!r}, there are {', '.join(PRESETS)}{hint}")
+        return cls(**(PRESETS[name] | overrides))
+
+    def grid(self, input_shape: Sequence[int]) -> Grid:
+        """The token grid of an input with these spatial axes, in input units.
+
+        Args:
+            input_shape: `(L,)`, `(H, W)` or `(T, H, W)`.
+
+        Raises:
+            ValueError: the patch does not divide the input.
+        """
+        return patch_grid(input_shape, self.patch_size)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c *axes"],
+        ids: Int64[Tensor, "b n"] | None = None,
+        return_intermediates: Sequence[int] | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Tokens of the inputs.
+
+        Args:
+            x: inputs `[b, c, ...]`.
+            ids: the tokens to embed and process, int64 `[b, n]`; all of the grid's, row-major, when absent.
+            return_intermediates: indices of blocks whose outputs are wanted too, negative ones from the end.
+
+        Returns:
+            Tokens `[b, n, d]` after the last layer norm; with `return_intermediates` the pair of these and
+            `{"block_0": [b, n, d], ...}`, the residual stream after each block asked for.
+
+        Raises:
+            ValueError: the patch does not divide the input, or there is no such block.
+        """
+        grid = self.grid(x.shape[2:])
+        wanted = self._block_indices(return_intermediates or ())
+        table = self.positions(grid, self.patch_embed.weight)
+        tokens = self.patch_embed(patchify(x, self.patch_size, ids)) + (table if ids is None else table[ids])
+        intermediates = {}
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens)
+            if index in wanted:
+                intermediates[f"block_{index}"] = tokens
+        tokens = self.norm(tokens)
+        return tokens if return_intermediates is None else (tokens, intermediates)
+
+    def _block_indices(self, requested: Sequence[int]) -> set[int]:
+        depth = len(self.blocks)
+        for index in requested:
+            if not -depth <= index < depth:
+                raise ValueError(
+                    f"ViT: return_intermediates has {index}, but the {depth} blocks are 0 to {depth - 1}."
+                )
+        return {index % depth for index in requested}
+
+
+def _resolve_axes(
+    patch_size: int | Sequence[int], image_size: int | Sequence[int] | None
+) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    if isinstance(patch_size, int):
+        num_axes = 2 if image_size is None or isinstance(image_size, int) else len(image_size)
+        patch_size = (patch_size,) * num_axes
+    patch = tuple(patch_size)
+    if not 1 <= len(patch) <= 3 or min(patch) < 1:
+        raise ValueError(f"ViT: patch_size must be one to three positive integers, got {patch_size!r}.")
+    if image_size is None:
+        return patch, None
+    if isinstance(image_size, int):
+        if len(patch) == 3:
+            raise ValueError(f"ViT: image_size of a video network must be (T, H, W), got {image_size}.")
+        return patch, (image_size,) * len(patch)
+    return patch, tuple(image_size)
