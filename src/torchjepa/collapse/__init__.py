@@ -1,0 +1,23 @@
+"""Collapse regularizers: what keeps a representation from shrinking to a point or a line."""
+
+from torchjepa.collapse.barlow_twins import BarlowTwins, BarlowTwinsLoss
+from torchjepa.collapse.base import (
+    AbstractCollapseRegularizer,
+    CollapseRegularizer,
+    RegularizerTerms,
+    WeightedTerms,
+    named_terms,
+)
+from torchjepa.collapse.vicreg import VICReg, VICRegLoss
+
+__all__ = [
+    "AbstractCollapseRegularizer",
+    "BarlowTwins",
+    "BarlowTwinsLoss",
+    "CollapseRegularizer",
+    "RegularizerTerms",
+    "VICReg",
+    "VICRegLoss",
+    "WeightedTerms",
+    "named_terms",
+]
