@@ -160,9 +160,8 @@ class CosineMomentumSchedule:
         if self.total_steps == 0:
             return self.final_momentum
         phase = math.pi * min(step, self.total_steps - 1) / self.total_steps
-        return (
-            self.final_momentum - (self.final_momentum - self.base_momentum) * (1.0 + math.cos(phase)) / 2.0
-        )
+        rise = self.final_momentum - self.base_momentum
+        return self.final_momentum - rise * (1.0 + math.cos(phase)) / 2.0
 
 
 @dataclass(frozen=True)
@@ -229,7 +228,7 @@ def _check_pair(name: str, target: Tensor, online: Tensor) -> None:
 def _check_momentum(name: str, momentum: float) -> None:
     if not 0.0 <= momentum <= 1.0:
         raise ValueError(
-            f"{name} must lie in [0, 1], got {momentum!r}; 0 copies the online weights, 1 freezes."
+            f"{name} must lie in [0, 1], got {momentum!r}; 0 copies the online weights, 1 keeps the target's."
         )
 
 
@@ -245,6 +244,6 @@ def _check_schedule(name: str, base: float, final: float, total_steps: int) -> N
     _check_momentum(f"{name}: final_momentum", final)
     if total_steps < 0:
         raise ValueError(
-            f"{name}: total_steps must be given, the length of the run in optimizer updates (at least 0), got "
-            f"{total_steps!r}."
+            f"{name}: total_steps must be given and at least 0, the length of the run in optimizer updates; "
+            f"got {total_steps!r}."
         )

@@ -129,7 +129,7 @@ class LpEnergy(_TokenEnergy):
 
 @dataclass(frozen=True)
 class SmoothL1Energy(_TokenEnergy):
-    """Mean smooth L1, e = mean_d h(p - t), h(x) = x^2 / (2 beta) where |x| < beta and |x| - beta / 2 elsewhere.
+    """Mean smooth L1, e = mean_d h(p - t), h(x) = x^2 / (2 beta) if |x| < beta, |x| - beta / 2 otherwise.
 
     Args:
         beta: where the parabola meets the line, in units of the tokens; 1 by default (I-JEPA's loss).

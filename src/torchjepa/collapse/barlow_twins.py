@@ -31,12 +31,12 @@ class BarlowTwins(AbstractCollapseRegularizer):
     C = Z_a^T Z_b / n, with each view standardised by its mean and sqrt(var + eps) over the batch.
 
     With the unbiased variance (divided by max(n - 1, 1), our default) C_ii of identical views is (n - 1) / n:
-    a floor of d / n^2 that cannot be trained away. The published code standardises by batch norm, whose variance
-    is biased (divided by n), and takes lambda = 0.0051: `BarlowTwins.official()`. Its gradient is exact here,
-    where the published code's is divided by the number of processes.
+    a floor of d / n^2 that cannot be trained away. The published code standardises by batch norm, whose
+    variance is biased (divided by n), and takes lambda = 0.0051: `BarlowTwins.official()`. The gradient is
+    that of the whole batch, where the published code's is divided by the number of processes.
 
-    Where it is finite: n = 1 and constant dimensions have variance 0 and standardise to 0, so that each adds 1
-    on the diagonal, nothing off it, with finite gradients. NaN stays NaN.
+    Where it is finite: with n = 1, and in constant dimensions, the variance is 0 and z standardises to 0;
+    such a dimension adds 1 on the diagonal and nothing off it, with finite gradients. NaN stays NaN.
 
     Args:
         lambda_bt: weight of the off-diagonal term; 0.005 (paper, section 3).

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -54,8 +56,7 @@ class WeightedTerms:
 
     def total(self) -> Float[Tensor, ""]:
         """The sum of the terms, a scalar with its graph."""
-        first, *rest = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return sum(rest, start=first)
+        return reduce(add, (getattr(self, field.name) for field in dataclasses.fields(self)))
 
 
 class AbstractCollapseRegularizer(ABC):

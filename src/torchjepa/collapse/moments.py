@@ -112,7 +112,7 @@ def degrees_of_freedom(count: Float[Tensor, ""]) -> Float[Tensor, ""]:
     return (count - 1.0).clamp(min=1.0)
 
 
-def sum_of_squares(z: Float[Tensor, "n d"]) -> Float[Tensor, "d"]:
+def sum_of_squares(z: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
     """The global sum of squares of every dimension, sum_i z_ij^2.
 
     Args:
@@ -134,10 +134,11 @@ def cross_moments(z_a: Float[Tensor, "n d"], z_b: Float[Tensor, "n d"]) -> Float
 def off_diagonal_energy(matrix: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
     """The sum of squared off-diagonal entries, sum_{j != k} M_jk^2.
 
-    The diagonal is removed before the squares are summed: the sum over all entries less that over the
-    diagonal (the way through the smaller n x n Gram matrix too) cancels in float32 where one dimension dominates.
+    The diagonal is removed before the squares are summed. The sum over all entries less that over the
+    diagonal, which the smaller n x n Gram matrix would give, cancels in float32 where one dimension
+    dominates.
 
     Args:
         matrix: `[d, d]`.
     """
-    return (matrix - torch.diag(matrix.diagonal())).square().sum()
+    return torch.diagonal_scatter(matrix, torch.zeros_like(matrix.diagonal())).square().sum()

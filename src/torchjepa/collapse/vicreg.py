@@ -37,11 +37,12 @@ class VICReg(AbstractCollapseRegularizer):
     V = v(z_a) + v(z_b), v(z) = mean_d relu(gamma - sqrt(var_d + eps)), var_d divided by max(n - 1, 1);
     c(z) = sum_{j != k} Cov_jk^2 / d, Cov divided by max(n - 1, 1).
 
-    The paper (section 4.1) sums v over the two views, and so does this class; the published code halves
-    the sum. At the same weights its variance term is half of ours: `VICReg.official()` is the published code's.
+    The paper (section 4.1) sums v over the two views, and so does this class; the published code halves the
+    sum, so that at the same weights its variance term is half of ours: `VICReg.official()`. The paper's
+    invariance is the sum over d; its code, and this class, take the mean.
 
-    Where it is finite: n = 1 and constant inputs have variance 0, so v = relu(gamma - sqrt(eps)) and c = 0, with
-    finite gradients. NaN stays NaN.
+    Where it is finite: with n = 1, and for constant inputs, the variance is 0, v is relu(gamma - sqrt(eps))
+    and c is 0, with finite gradients. NaN stays NaN.
 
     Args:
         lambda_inv: weight of the invariance term; 25 (paper, section 4.2).
@@ -49,11 +50,12 @@ class VICReg(AbstractCollapseRegularizer):
         nu_cov: weight of the covariance term; 1 (paper, section 4.2).
         gamma: the standard deviation that the hinge asks for, in units of z; 1 (paper, section 4.1).
         eps: added to the variance below the square root; 1e-4 (paper, section 4.1, and published code).
-        variance_reduction: "sum" adds the hinges of the two views (paper), "mean" averages them (published code).
+        variance_reduction: "sum" adds the hinges of the two views (paper); "mean" averages them (published
+            code).
 
     Raises:
-        ValueError: a weight or gamma is negative or not finite, eps is not positive, or the reduction is neither
-            "sum" nor "mean".
+        ValueError: a weight or gamma is negative or not finite, eps is not positive, or the reduction is
+            neither "sum" nor "mean".
     """
 
     lambda_inv: float = 25.0
@@ -76,7 +78,7 @@ class VICReg(AbstractCollapseRegularizer):
 
     @classmethod
     def official(cls) -> VICReg:
-        """The published code: its variance term is the mean of the two views' hinges, half the paper's sum."""
+        """The published code: its variance term is the mean of the views' hinges, half the paper's sum."""
         return cls(variance_reduction="mean")
 
     def compute(self, z_a: Float[Tensor, "n d"], z_b: Float[Tensor, "n d"]) -> VICRegLoss:
@@ -100,7 +102,7 @@ class VICReg(AbstractCollapseRegularizer):
             return VICRegLoss(
                 invariance=self.lambda_inv * squares / (count * z_a.shape[1]),
                 variance=self.mu_var * hinges,
-                covariance=self.nu_cov * (_correlation(centered_a, count) + _correlation(centered_b, count)),
+                covariance=self.nu_cov * (_covariance(centered_a, count) + _covariance(centered_b, count)),
             )
 
     def _hinge(self, z: Float[Tensor, "n d"], count: Float[Tensor, ""]) -> Float[Tensor, ""]:
@@ -108,6 +110,6 @@ class VICReg(AbstractCollapseRegularizer):
         return torch.relu(self.gamma - (variance + self.eps).sqrt()).mean()
 
 
-def _correlation(z: Float[Tensor, "n d"], count: Float[Tensor, ""]) -> Float[Tensor, ""]:
+def _covariance(z: Float[Tensor, "n d"], count: Float[Tensor, ""]) -> Float[Tensor, ""]:
     covariance = moments.cross_moments(z, z) / moments.degrees_of_freedom(count)
     return moments.off_diagonal_energy(covariance) / z.shape[1]
