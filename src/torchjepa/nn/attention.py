@@ -34,7 +34,7 @@ def attend(
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, y = W_o concat_s softmax(Q_s K_s^T / sqrt(d/s)) V_s + b_o, biases on all four.
+    """Multi-head self-attention, y = W_o concat_s softmax(Q_s K_s^T / sqrt(d/s)) V_s + b_o, all with biases.
 
     Args:
         dim: embedding dimension d.
@@ -58,7 +58,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n d"], num_queries: int | None = None
     ) -> Float[Tensor, "b n_out d"]:
-        """Attend within each sequence; with `num_queries` only the last so many tokens ask and are returned."""
+        """Attend within each sequence; with `num_queries` only the last so many tokens ask and come out."""
         if num_queries is None:
             q, k, v = self._heads(self.qkv(x), 3)
         else:
@@ -111,7 +111,7 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n d"], num_queries: int | None = None
     ) -> Float[Tensor, "b n_out d"]:
-        """Update the tokens; with `num_queries` only the last so many of each sequence, all others dropped."""
+        """Update the tokens; with `num_queries` only the last so many of each sequence come out."""
         residual = x if num_queries is None else x[:, -num_queries:]
         x = residual + self.attn(self.norm1(x), num_queries)
         return x + self.mlp(self.norm2(x))

@@ -29,7 +29,7 @@ class _GlobalBatchNorm(_BatchNorm):
     def _check_count(self, x: Tensor) -> None:
         if x.shape[0] > 0 and x.numel() // (x.shape[0] * x.shape[1]) * x.shape[0] < 2:
             raise ValueError(
-                f"{type(self).__name__}: training needs more than one value for each feature, got an input of "
+                f"{type(self).__name__}: training needs more than one value for each feature, got "
                 f"{tuple(x.shape)}; use a batch of at least 2, or call .eval() to use the running statistics."
             )
 
@@ -55,8 +55,10 @@ class _GlobalBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None
-        assert self.num_batches_tracked is not None and self.momentum is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
         self.num_batches_tracked.add_(1)
         unbiased = var * (count / (count - 1).clamp(min=1))
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
@@ -66,8 +68,8 @@ class _GlobalBatchNorm(_BatchNorm):
 class GlobalBatchNorm1d(_GlobalBatchNorm, nn.BatchNorm1d):
     """Batch normalisation of `[b, c]` or `[b, c, L]` over the samples of all processes.
 
-    y = (x - mean) / sqrt(var + eps) * weight + bias, in training with the mean and biased variance over the joint
-    batch, exact for unequal local batches and in its gradients; running statistics (unbiased variance)
+    y = (x - mean) / sqrt(var + eps) * weight + bias, in training with the mean and biased variance over the
+    joint batch, exact for unequal local batches and in its gradients; running statistics (unbiased variance)
     in evaluation. Alone it is `F.batch_norm`. Works on CPU processes, which torch's SyncBatchNorm
     refuses, and keeps the parameter names of `nn.BatchNorm1d`. Statistics in float32 or wider.
 
@@ -83,7 +85,7 @@ class GlobalBatchNorm1d(_GlobalBatchNorm, nn.BatchNorm1d):
 
 
 class GlobalBatchNorm2d(_GlobalBatchNorm, nn.BatchNorm2d):
-    """Batch normalisation of `[b, c, h, w]` over samples and places of all processes; see `GlobalBatchNorm1d`.
+    """Batch normalisation of `[b, c, h, w]` over the places of all processes; see `GlobalBatchNorm1d`.
 
     Args:
         num_features: channels c.

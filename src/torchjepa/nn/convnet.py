@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,15 +20,16 @@ class ConvEncoder(nn.Module):
     """A residual network whose tokens are the places of its last feature map.
 
     Stage i is a 3 x 3 convolution of stride `strides[i]` to `widths[i]` channels, batch norm and ReLU, then
-    `depths[i]` residual blocks y = relu(x + norm(conv(relu(norm(conv(x)))))) of that width, each starting as the
-    identity. Batch norms take the statistics of all processes. Runs in channels-last layout.
+    `depths[i]` residual blocks y = relu(x + norm(conv(relu(norm(conv(x)))))) of that width, each starting as
+    the identity. Batch norms take the statistics of all processes. Runs in channels-last layout.
 
     Args:
         in_channels: channels of the input, 3.
         widths: channels of each stage; the last is the embedding dimension d.
-        depths: residual blocks of each stage, one each when absent.
-        strides: how much each stage shrinks height and width, 2 each when absent: 32 x 32 inputs and three
-            stages give 4 x 4 tokens.
+        depths: residual blocks of each stage; when absent none in the first, where one costs as much as all
+            others together, and one in each later stage.
+        strides: how much each stage shrinks height and width; when absent 1 in the first and 2 in each later
+            stage, so that 32 x 32 inputs and four stages give 4 x 4 tokens.
         seed: seed of the initial weights (He's normal).
 
     Attributes:
@@ -42,21 +44,22 @@ class ConvEncoder(nn.Module):
         self,
         *,
         in_channels: int = 3,
-        widths: Sequence[int] = (64, 128, 256),
+        widths: Sequence[int] = (32, 64, 128, 256),
         depths: Sequence[int] | None = None,
         strides: Sequence[int] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        depths = [1] * len(widths) if depths is None else list(depths)
-        self.strides = tuple(strides) if strides is not None else (2,) * len(widths)
+        later = len(widths) - 1
+        depths = [0] + [1] * later if depths is None else list(depths)
+        self.strides = (1,) + (2,) * later if strides is None else tuple(strides)
         if not widths or len(depths) != len(widths) or len(self.strides) != len(widths):
             raise ValueError(
                 f"ConvEncoder: widths, depths and strides must have one entry for each stage, got "
                 f"{tuple(widths)}, {tuple(depths)} and {self.strides}."
             )
         self.embed_dim = widths[-1]
-        self.config: dict[str, Any] = {
+        self._config: dict[str, Any] = {
             "in_channels": in_channels,
             "widths": list(widths),
             "depths": depths,
@@ -65,6 +68,11 @@ class ConvEncoder(nn.Module):
         inputs = [in_channels, *widths[:-1]]
         self.stages = nn.Sequential(*map(_stage, inputs, widths, depths, self.strides))
         init_convolutional(self, seed, "convnet")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments but for the seed, fit for JSON; the class called with them builds it again."""
+        return copy.deepcopy(self._config)
 
     def grid(self, input_shape: Sequence[int]) -> Grid:
         """The token grid of an input with these spatial axes: each is divided by the strides, rounded up.
@@ -100,8 +108,8 @@ class ConvEncoder(nn.Module):
         """
         if ids is not None:
             raise ValueError(
-                "ConvEncoder: ids must be None: a convolution mixes neighbours, so hidden patches would leak into "
-                "the visible ones; use ViT as the encoder of a masked model."
+                "ConvEncoder: ids must be None: a convolution mixes neighbours, so hidden patches would leak "
+                "into the visible ones; use ViT as the encoder of a masked model."
             )
         self.grid(x.shape[2:])
         features = self.stages(x.contiguous(memory_format=torch.channels_last))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,8 @@ def init_transformer(module: nn.Module, seed: int, purpose: str) -> None:
 def rescale_depth(residual_weights: Sequence[Sequence[Tensor]]) -> None:
     """Divide the weights that write into the residual stream by sqrt(2 (layer + 1)), layers counted from 0.
 
-    Keeps the stream's variance from growing with depth (BEiT, section 2.5). In the released I-JEPA and V-JEPA 1
-    code a second initialisation silently undoes this; here it stays active, as in V-JEPA 2.
+    Keeps the stream's variance from growing with depth (BEiT, section 2.5). In the released I-JEPA and
+    V-JEPA 1 code a second initialisation silently undoes this; here it stays active, as in V-JEPA 2.
 
     Args:
         residual_weights: for each layer its output projections, of attention and of the MLP.
@@ -47,8 +47,8 @@ def rescale_depth(residual_weights: Sequence[Sequence[Tensor]]) -> None:
 def init_convolutional(module: nn.Module, seed: int, purpose: str) -> None:
     """He's normal initialisation for convolutions, 1 / sqrt(fan_in) uniform for linear layers.
 
-    Convolutions: std = sqrt(2 / fan_out) (He et al. 2015, as in torchvision's ResNet). Linear layers: torch's own
-    default, which the released VICReg and Barlow Twins projectors have. Batch norms stay as they are.
+    Convolutions: std = sqrt(2 / fan_out) (He et al. 2015, as in torchvision's ResNet). Linear layers: torch's
+    own default, which the released VICReg and Barlow Twins projectors have. Batch norms stay as they are.
 
     Args:
         module: the network, changed in place.
@@ -79,7 +79,7 @@ def fill_normal(tensor: Tensor, std: float, generator: torch.Generator) -> None:
 
 
 @torch.no_grad()
-def _fill(tensor: Tensor, draw) -> None:
-    # Drawn on the CPU in float32 whatever the parameter is, so that one seed gives one network on every device.
+def _fill(tensor: Tensor, draw: Callable[[Tensor], Tensor]) -> None:
+    # Drawn on the CPU in float32 whatever the parameter is: one seed gives one network on every device.
     if not tensor.is_meta:
         tensor.copy_(draw(torch.empty(tensor.shape, dtype=torch.float32, device="cpu")))

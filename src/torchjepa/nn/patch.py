@@ -23,15 +23,16 @@ def patch_grid(input_shape: Sequence[int], patch_size: Sequence[int]) -> Grid:
     """
     if len(input_shape) != len(patch_size):
         raise ValueError(
-            f"grid: the patch {tuple(patch_size)} has {len(patch_size)} axes, so inputs must be [b, c, ...] with "
-            f"{len(patch_size)} after the channels, got {tuple(input_shape)}."
+            f"grid: the patch {tuple(patch_size)} has {len(patch_size)} axes, so inputs must be [b, c, ...] "
+            f"with {len(patch_size)} after the channels, got {tuple(input_shape)}."
         )
     for length, patch in zip(input_shape, patch_size):
         if length < patch or length % patch:
             nearest = max(round(length / patch), 1) * patch
             raise ValueError(
-                f"grid: an input of {tuple(input_shape)} is not a whole number of patches of {tuple(patch_size)}; "
-                f"resize or crop the axis of {length} to {nearest}, or choose a patch size that divides it."
+                f"grid: an input of {tuple(input_shape)} is not a whole number of patches of "
+                f"{tuple(patch_size)}; resize or crop the axis of {length} to {nearest}, or choose a patch size "
+                f"that divides it."
             )
     counts = [length // patch for length, patch in zip(input_shape, patch_size)]
     t, h, w = [1] * (3 - len(counts)) + counts

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-Pool = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -24,16 +21,24 @@ class MeanPool:
         """Pool `[b, n, d]` to `[b, d]`."""
         return tokens.mean(dim=1)
 
+    def out_dim(self, dim: int) -> int:
+        """Length of the pooled vector of tokens of dimension `dim`."""
+        return dim
+
 
 @dataclass(frozen=True)
 class MeanMaxPool:
-    """Mean and maximum over tokens side by side, for objects small against the image: `[b, n, d]` -> `[b, 2d]`."""
+    """Mean and maximum over tokens side by side, for small objects: `[b, n, d]` -> `[b, 2d]`."""
 
     name: ClassVar[str] = "mean_max"
 
     def __call__(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b d_out"]:
         """Pool `[b, n, d]` to `[b, 2d]`, means first."""
         return torch.cat([tokens.mean(dim=1), tokens.amax(dim=1)], dim=1)
+
+    def out_dim(self, dim: int) -> int:
+        """Length of the pooled vector of tokens of dimension `dim`."""
+        return 2 * dim
 
 
 def pool_by_name(name: str) -> MeanPool | MeanMaxPool:

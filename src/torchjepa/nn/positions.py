@@ -1,4 +1,4 @@
-"""Fixed sin-cos positions over a `Grid`, of any size and aspect ratio; nothing learned, nothing stored in weights."""
+"""Fixed sin-cos positions over a `Grid` of any size and aspect ratio: nothing learned, nothing saved."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def sincos_positions(
     Args:
         grid: the token grid.
         dim: number of channels.
-        layout: `"wh"` columns then rows (I-JEPA as released, the default for images), `"hw"` rows then columns
-            (V-JEPA's images), `"thw"` equal shares (V-JEPA's `uniform_power`, its videos), `"tthw"` half of
-            the channels to time (V-JEPA without it), `"w"` sequences.
+        layout: `"wh"` columns then rows (I-JEPA as released, the default for images), `"hw"` rows then
+            columns (V-JEPA's images), `"thw"` equal shares (V-JEPA's `uniform_power`, its videos), `"tthw"`
+            half of the channels to time (V-JEPA without it), `"w"` sequences.
         base: the longest period over 2 pi, 10000 as in all released models.
 
     Returns:
         float64 `[n, dim]` on the CPU, n = `grid.num_tokens`.
 
     Raises:
-        ValueError: `dim` is below 1, or the layout has other letters than t, h, w or leaves out an axis of more
-            than one token, whose tokens it could then not tell apart.
+        ValueError: `dim` is below 1, or the layout has other letters than t, h, w or leaves out an axis of
+            more than one token, whose tokens it could then not tell apart.
     """
     check_layout(layout)
     if dim < 1:
@@ -46,7 +46,7 @@ def sincos_positions(
     if missing:
         raise ValueError(
             f"positions: layout {layout!r} has no {missing[0]!r} although the grid has "
-            f"{lengths[missing[0]]} tokens along it; use 'wh' for images, 'thw' for videos, 'w' for sequences."
+            f"{lengths[missing[0]]} tokens along it; use 'wh' for images, 'thw' for videos."
         )
     share = 2 * math.ceil(dim / (2 * len(layout)))
     index = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid.shape), indexing="ij")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ class Predictor(nn.Module):
     """A narrow transformer that predicts every target block on its own (I-JEPA, section 3).
 
     For each block the sequence is [W_in context + positions | mask token + positions]; its transformer output
-    at the mask tokens, normalised and mapped back to the encoder's dimension, is the prediction. The m blocks of
-    b samples are one batch of b * m sequences, and the last block computes the mask tokens alone.
+    at the mask tokens, normalised and mapped back to the encoder's dimension, is the prediction. The m target
+    blocks of b samples are one batch of b * m sequences, and the last layer computes the mask tokens alone.
 
     Args:
         encoder_dim: embedding dimension of the tokens that come in and go out.
@@ -29,8 +30,8 @@ class Predictor(nn.Module):
         depth: number of blocks, 12 (I-JEPA's released ViT-H; 16 for the giant).
         num_heads: number of attention heads, 12; the released models take the encoder's.
         mlp_ratio: hidden width of the MLPs over `embed_dim`, 4.
-        positions: layout of the sin-cos positions, see `sincos_positions`: `"wh"` for images (default), `"thw"`
-            for videos, `"w"` for sequences.
+        positions: layout of the sin-cos positions, see `sincos_positions`: `"wh"` for images (default),
+            `"thw"` for videos, `"w"` for sequences.
         seed: seed of the initial weights, as in `ViT`; the mask token is normal of standard deviation 0.02.
 
     Attributes:
@@ -56,7 +57,7 @@ class Predictor(nn.Module):
             raise ValueError(
                 f"Predictor: depth must be at least 1, got {depth}: mask tokens see nothing without."
             )
-        self.config: dict[str, Any] = {
+        self._config: dict[str, Any] = {
             "encoder_dim": encoder_dim,
             "embed_dim": embed_dim,
             "depth": depth,
@@ -73,6 +74,11 @@ class Predictor(nn.Module):
         init_transformer(self, seed, "predictor")
         rescale_depth([block.residual_weights() for block in self.blocks])  # type: ignore[operator]
         fill_normal(self.mask_token, 0.02, rng.generator(seed, "init", "mask token"))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments but for the seed, fit for JSON; the class called with them builds it again."""
+        return copy.deepcopy(self._config)
 
     def forward(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from jaxtyping import Float
@@ -45,13 +46,18 @@ class Projector(nn.Sequential):
             ]
             dim = hidden_dim
         super().__init__(*layers, nn.Linear(dim, out_dim, bias=False))
-        self.config: dict[str, Any] = {
+        self._config: dict[str, Any] = {
             "in_dim": in_dim,
             "hidden_dim": hidden_dim,
             "out_dim": out_dim,
             "num_layers": num_layers,
         }
         init_convolutional(self, seed, "projector")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments but for the seed, fit for JSON; the class called with them builds it again."""
+        return copy.deepcopy(self._config)
 
     def forward(self, input: Float[Tensor, "b d_in"]) -> Float[Tensor, "b d_out"]:
         """Embed pooled features `[b, in_dim]` as `[b, out_dim]`."""

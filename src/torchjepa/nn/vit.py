@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Sequence
 from typing import Any
@@ -29,14 +30,15 @@ _DEFAULT_LAYOUT = {1: "w", 2: "wh", 3: "thw"}
 
 
 class ViT(nn.Module):
-    """A vision transformer without class token: x_0 = W patches + b + positions, blocks, a last layer norm.
+    """A vision transformer without class token: W patches + b + positions, blocks, layer norm.
 
-    Pre-norm blocks with layer norms of eps 1e-6, biases on queries, keys and values, exact GELU (as released).
-    Inputs of any size that the patch divides are served; only the patches asked for are embedded.
+    Pre-norm blocks with layer norms of eps 1e-6, biases on queries, keys and values and the exact GELU, as
+    released. Inputs of any size that the patch divides are served; only the patches asked for are embedded.
 
     Args:
-        patch_size: length of the patch along each spatial axis, in input units. Its number of axes is that of
-            the inputs: `(p,)` for `[b, c, L]`, `(p, p)` for `[b, c, H, W]`, `(pt, p, p)` for `[b, c, T, H, W]`.
+        patch_size: length of the patch along each spatial axis, in input units. Its number of axes is that
+            of the inputs: `(p,)` for `[b, c, L]`, `(p, p)` for `[b, c, H, W]`, `(pt, p, p)` for
+            `[b, c, T, H, W]`.
             One integer means as many axes as `image_size` has, two when it is an integer or absent.
         embed_dim: embedding dimension d.
         depth: number of blocks.
@@ -45,8 +47,8 @@ class ViT(nn.Module):
             not at the first batch; other sizes work too.
         in_channels: channels of the input, 3.
         mlp_ratio: hidden width of the MLPs over d, 4.
-        positions: layout of the sin-cos positions, see `sincos_positions`; by default `"w"`, `"wh"` (I-JEPA's)
-            or `"thw"` (V-JEPA's) by the number of axes.
+        positions: layout of the sin-cos positions, see `sincos_positions`; by default `"w"`, `"wh"`
+            (I-JEPA's) or `"thw"` (V-JEPA's) by the number of axes.
         seed: seed of the initial weights: normal of standard deviation 0.02, output projections of block l
             divided by sqrt(2 (l + 1)). (The released I-JEPA code undoes that division; ours keeps it.)
 
@@ -75,7 +77,7 @@ class ViT(nn.Module):
         self.patch_size, size = _resolve_axes(patch_size, image_size)
         layout = positions or _DEFAULT_LAYOUT[len(self.patch_size)]
         self.embed_dim = embed_dim
-        self.config: dict[str, Any] = {
+        self._config: dict[str, Any] = {
             "patch_size": list(self.patch_size),
             "embed_dim": embed_dim,
             "depth": depth,
@@ -111,6 +113,11 @@ class ViT(nn.Module):
             hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
             raise ValueError(f"ViT.preset: no preset {name!r}, there are {', '.join(PRESETS)}{hint}")
         return cls(**(PRESETS[name] | overrides))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments but for the seed, fit for JSON; the class called with them builds it again."""
+        return copy.deepcopy(self._config)
 
     def grid(self, input_shape: Sequence[int]) -> Grid:
         """The token grid of an input with these spatial axes, in input units.

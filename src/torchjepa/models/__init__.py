@@ -1,0 +1,6 @@
+"""Ways to wire a JEPA from its parts; every model is a learner that a bare loop can train."""
+
+from torchjepa.models.ijepa import IJEPA
+from torchjepa.models.joint_embedding import JointEmbedding
+
+__all__ = ["IJEPA", "JointEmbedding"]
