@@ -1,0 +1,45 @@
+"""Images from folders, arrays and arithmetic; views of them; streams of batches."""
+
+from torchjepa.data.arrays import ArraySource
+from torchjepa.data.decode import decode_image
+from torchjepa.data.errors import DataError, DecodeError, ErrorLog
+from torchjepa.data.images import EXTENSIONS, FolderSource
+from torchjepa.data.loading import BatchStream, EvalStream
+from torchjepa.data.photometric import Photometric
+from torchjepa.data.procedural.digits import DigitsSource
+from torchjepa.data.source import ImageSource, Subset
+from torchjepa.data.splits import DataSplit, open_data
+from torchjepa.data.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MaskedViewTransform,
+    Preprocessing,
+    SampleKeys,
+    TwoViewTransform,
+    ViewTransform,
+)
+
+__all__ = [
+    "ArraySource",
+    "BatchStream",
+    "DataError",
+    "DataSplit",
+    "DecodeError",
+    "DigitsSource",
+    "ErrorLog",
+    "EvalStream",
+    "EXTENSIONS",
+    "FolderSource",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "ImageSource",
+    "MaskedViewTransform",
+    "Photometric",
+    "Preprocessing",
+    "SampleKeys",
+    "Subset",
+    "TwoViewTransform",
+    "ViewTransform",
+    "decode_image",
+    "open_data",
+]

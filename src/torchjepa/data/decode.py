@@ -1,0 +1,77 @@
+"""From an image file of any kind to uint8 `[h, w, c]`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from torchjepa.data.errors import DecodeError
+
+
+def decode_image(path: str | os.PathLike[str], min_size: int | None = None) -> NDArray[np.uint8]:
+    """Decode one image file, upright, gray or RGB.
+
+    The first frame of an animation; rotated and mirrored as its EXIF data says; transparency laid over white;
+    CMYK and other colour spaces to RGB; 16-bit values divided by 257 (scaled, not clipped); 32-bit integers
+    beyond 16 bits and floating point, which have no range of their own, stretched from their minimum and maximum.
+
+    Args:
+        path: the file.
+        min_size: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side keeps at
+            least this many pixels; several times faster on photographs. `None` decodes at full size.
+
+    Returns:
+        uint8 `[h, w, 1]` for a gray image, else `[h, w, 3]`.
+
+    Raises:
+        DecodeError: the file cannot be read or decoded, for whatever reason.
+    """
+    try:
+        with Image.open(path) as image:
+            if min_size is not None and image.format == "JPEG":
+                image.draft(image.mode, (min_size, min_size))
+            image.load()
+            return _to_array(ImageOps.exif_transpose(image))
+    except Exception as error:  # a broken file makes Pillow raise whatever its parser stumbled over
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DecodeError(f"{type(error).__name__}: {reason}" if reason else type(error).__name__) from error
+
+
+def _to_array(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return scale_to_uint8(np.asarray(image))[:, :, None]
+    if image.has_transparency_data:
+        gray = image.mode in ("L", "LA", "La")
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert(
+            "L" if gray else "RGB"
+        )
+    elif image.mode in ("1", "L"):
+        image = image.convert("L")
+    else:
+        image = image.convert("RGB")
+    pixels = np.array(image)
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def scale_to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Wide pixel values to uint8: 16 bits divided by 257; wider integers and floats from their own minimum and maximum.
+
+    Args:
+        values: any shape, integers or floats.
+
+    Raises:
+        DecodeError: a value is not finite.
+    """
+    wide = values.astype(np.float64)
+    if not np.isfinite(wide).all():
+        raise DecodeError("pixels hold NaN or infinity")
+    low, high = float(wide.min()), float(wide.max())
+    if np.issubdtype(values.dtype, np.integer) and low >= 0 and high <= 65535:
+        low, high = 0.0, 65535.0
+    span = high - low if high > low else 1.0
+    return np.round((wide - low) * (255.0 / span)).astype(np.uint8)

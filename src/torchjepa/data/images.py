@@ -1,0 +1,167 @@
+"""A folder of images at any depth."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import multiprocessing
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchjepa.data.decode import decode_image
+from torchjepa.data.errors import DataError, DecodeError
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_NUM_LOOKED_AT = 16  # images decoded at the start to learn the channels and whether the sizes are equal
+
+
+class FolderSource:
+    """The images below a folder, sorted by path; a top-level folder's name is the label of what it holds.
+
+    Hidden files and folders are passed over; links are followed, no folder twice. Images that lie at the top have
+    no label. Where a look at some images finds one size, decoded images are kept in memory that forked workers
+    share, so that each is decoded once and not in every epoch.
+
+    Args:
+        path: the folder.
+        min_size: short side in pixels below which a JPEG is not reduced while it is decoded (see `decode_image`).
+            With twice the training size no crop of a quarter of the area or more is enlarged. `None`: full size.
+        cache_bytes: the most memory that the whole set may take decoded to be kept, default 1 GiB; 0 keeps nothing.
+
+    Raises:
+        DataError: the path does not exist, is not a folder, cannot be read, or holds no images.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, min_size: int | None = None, cache_bytes: int = 2**30
+    ) -> None:
+        self.path = os.fspath(path)
+        self.min_size = min_size
+        self._names = _Names(sorted(_find_images(self.path)))
+        if not len(self._names):
+            raise DataError(
+                f"{self.path!r} holds no images (looked for {', '.join(EXTENSIONS)} at any depth)."
+            )
+        tops = [name.split("/", 1)[0] if "/" in name else "" for name in self._names]
+        self.classes: tuple[str, ...] = tuple(sorted(set(tops) - {""}))
+        place = {name: index for index, name in enumerate(self.classes)}
+        self.labels: NDArray[np.int64] = np.asarray([place.get(top, -1) for top in tops], dtype=np.int64)
+        shapes = self._look()
+        self.num_channels: int = max((shape[2] for shape in shapes), default=3)
+        num_bytes = len(self) * int(np.prod(shapes[0])) if len(set(shapes)) == 1 else 0
+        self._cache = _SharedCache(len(self), shapes[0]) if 0 < num_bytes <= cache_bytes else None
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        """The path below the folder, with forward slashes."""
+        return self._names[index]
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """The image, uint8 `[h, w, 1 or 3]`; raises `DecodeError`."""
+        if self._cache is not None and (kept := self._cache.get(index)) is not None:
+            return kept
+        image = decode_image(os.path.join(self.path, self._names[index]), self.min_size)
+        if self._cache is not None:
+            self._cache.put(index, image)
+        return image
+
+    def fingerprint(self) -> dict[str, object]:
+        """Folder, number of images and classes, and a digest of the names."""
+        return {
+            "kind": "folder",
+            "path": os.path.abspath(self.path),
+            "num_samples": len(self),
+            "num_classes": len(self.classes),
+            "min_size": self.min_size,
+            "names_sha256": self._names.digest(),
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A spawned worker cannot inherit the shared memory; it reads from the disk.
+        return {**self.__dict__, "_cache": None}
+
+    def _look(self) -> list[tuple[int, ...]]:
+        shapes = []
+        for index in np.unique(np.linspace(0, len(self) - 1, _NUM_LOOKED_AT).astype(int)):
+            try:
+                shapes.append(
+                    decode_image(os.path.join(self.path, self._names[int(index)]), self.min_size).shape
+                )
+            except DecodeError:  # counted when it is asked for
+                continue
+        return shapes
+
+
+def _find_images(root: str) -> Iterator[str]:
+    if not os.path.exists(root):
+        raise DataError(f"{root!r} does not exist. Give a folder of images, or an .npz or .npy file.")
+    if not os.path.isdir(root):
+        raise DataError(f"{root!r} is neither a folder of images nor an .npz or .npy file.")
+    pending, seen = [""], set()
+    while pending:
+        below = pending.pop()
+        folder = os.path.join(root, below)
+        try:
+            stat = os.stat(folder)
+            if (stat.st_dev, stat.st_ino) in seen:
+                continue
+            seen.add((stat.st_dev, stat.st_ino))
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = f"{below}/{entry.name}" if below else entry.name
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        pending.append(name)
+                    elif entry.name.lower().endswith(EXTENSIONS):
+                        yield name
+        except PermissionError as error:
+            raise DataError(f"{folder!r} cannot be read: permission denied.") from error
+
+
+class _Names:
+    # One block of bytes and offsets: a list of a million strings would be copied page by page into every
+    # worker, as each look at a string writes its reference count.
+    def __init__(self, names: list[str]) -> None:
+        parts = [os.fsencode(name) for name in names]
+        self._bytes = np.frombuffer(b"".join(parts), dtype=np.uint8)
+        self._ends = np.cumsum([0, *map(len, parts)])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
+
+    def digest(self) -> str:
+        return hashlib.sha256(self._bytes.tobytes() + self._ends.tobytes()).hexdigest()
+
+
+class _SharedCache:
+    # Anonymous shared memory, inherited by forked workers; pages are taken when they are first written.
+    # The lock orders pixels before the flag that announces them, on processors that reorder writes.
+    def __init__(self, num: int, shape: tuple[int, ...]) -> None:
+        self._images = np.frombuffer(mmap.mmap(-1, num * int(np.prod(shape))), dtype=np.uint8).reshape(
+            num, *shape
+        )
+        self._filled = np.frombuffer(mmap.mmap(-1, num), dtype=np.uint8)
+        self._lock = multiprocessing.Lock()
+
+    def get(self, index: int) -> NDArray[np.uint8] | None:
+        with self._lock:
+            filled = self._filled[index]
+        return self._images[index] if filled else None
+
+    def put(self, index: int, image: NDArray[np.uint8]) -> None:
+        if image.shape == self._images.shape[1:]:
+            self._images[index] = image
+            with self._lock:
+                self._filled[index] = 1

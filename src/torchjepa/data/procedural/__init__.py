@@ -1,0 +1,1 @@
+"""Images made by arithmetic from data that is installed with the package."""

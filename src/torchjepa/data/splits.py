@@ -1,0 +1,138 @@
+"""From what the user names to a training part and a test part that share no sample."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from torchjepa.data.arrays import ArraySource
+from torchjepa.data.errors import DataError
+from torchjepa.data.images import FolderSource
+from torchjepa.data.procedural.digits import DigitsSource
+from torchjepa.data.source import ImageSource, Subset
+from torchjepa.rng import derive_seed
+
+_TEST_FOLDERS = ("test", "val", "valid", "validation")
+
+
+@dataclass(frozen=True)
+class DataSplit:
+    """What is trained on and what is judged on.
+
+    Args:
+        train: the training part.
+        test: the part that is never trained on; its classes are those of `train`, in the same order.
+        description: a sentence or two for the user: where both came from, and what was left out.
+    """
+
+    train: ImageSource
+    test: ImageSource
+    description: str
+
+
+def open_data(
+    data: str | None,
+    *,
+    test_data: str | None = None,
+    holdout: float = 0.1,
+    seed: int = 0,
+    min_size: int | None = None,
+) -> DataSplit:
+    """Open a data set for training and judging.
+
+    `test_data`, where given, is the test part. Else a folder whose only folders are `train` and one or more of
+    test, val, valid, validation is taken as that split (the first of these that is there). Else a sample is held
+    out when a hash of `(seed, its name)` falls below `holdout`, so that it stays where it is when others are added.
+
+    Args:
+        data: a folder of images, an .npz or .npy file, or `None` for the embedded digits.
+        test_data: the same kinds, held out whole.
+        holdout: share that is held out where nothing else says what the test part is, in (0, 1).
+        seed: key of the held-out part. The embedded digits are the same for every seed, so that runs compare.
+        min_size: short side that JPEGs keep when they are decoded at reduced size (see `FolderSource`).
+
+    Raises:
+        DataError: a path that cannot be used, fewer than two samples, or parts without a class in common.
+        ValueError: `holdout` outside (0, 1), or `test_data` without `data`.
+    """
+    if not 0 < holdout < 1:
+        raise ValueError(f"open_data: holdout must be between 0 and 1, got {holdout}.")
+    if data is None:
+        if test_data is not None:
+            raise ValueError(
+                f"open_data: test_data={test_data!r} needs data; the embedded digits bring their own."
+            )
+        train, test = DigitsSource("train"), DigitsSource("test")
+        return DataSplit(train, test, f"embedded digits: {len(train)} training, {len(test)} test canvases")
+    if test_data is not None:
+        return _pair(_open(data, min_size), _open(test_data, min_size), f"train: {data}, test: {test_data}")
+    if (folders := _split_folders(data)) is not None:
+        train, test, rest = folders
+        note = f"; not used: {', '.join(rest)}" if rest else ""
+        return _pair(
+            FolderSource(Path(data) / train, min_size=min_size),
+            FolderSource(Path(data) / test, min_size=min_size),
+            f"{data} is divided into folders: trained on {train}, judged on {test}{note}",
+        )
+    return _hold_out(_open(data, min_size), data, holdout, seed)
+
+
+def _open(data: str, min_size: int | None) -> ImageSource:
+    if not os.path.isdir(data) and data.lower().endswith((".npz", ".npy")):
+        return ArraySource(data)
+    return FolderSource(data, min_size=min_size)
+
+
+def _split_folders(data: str) -> tuple[str, str, list[str]] | None:
+    # A class called "test" beside other classes is a class: only a folder of nothing but split names is a split.
+    if not os.path.isdir(data):
+        return None
+    try:
+        with os.scandir(data) as entries:
+            found = {
+                entry.name.lower(): entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."
+            }
+    except PermissionError as error:
+        raise DataError(f"{data!r} cannot be read: permission denied.") from error
+    tests = [name for name in _TEST_FOLDERS if name in found]
+    if "train" not in found or not tests or set(found) - {"train", *_TEST_FOLDERS}:
+        return None
+    return found["train"], found[tests[0]], [found[name] for name in tests[1:]]
+
+
+def _pair(train: ImageSource, test: ImageSource, description: str) -> DataSplit:
+    if train.classes and test.classes:
+        unknown = [name for name in test.classes if name not in train.classes]
+        if len(unknown) == len(test.classes):
+            raise DataError(
+                f"{description}: the parts have no class in common (train: {_few(train.classes)}; "
+                f"test: {_few(test.classes)})."
+            )
+        if unknown:
+            num = int(np.isin(test.labels, [test.classes.index(name) for name in unknown]).sum())
+            description += f"; {num} test samples are not judged, as training has no class {_few(unknown)}"
+    if test.classes != train.classes:
+        test = Subset(test, classes=train.classes)
+    return DataSplit(train, test, f"{description} ({len(train)} training, {len(test)} test samples)")
+
+
+def _few(names: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _hold_out(source: ImageSource, data: str, holdout: float, seed: int) -> DataSplit:
+    if len(source) < 2:
+        raise DataError(
+            f"{data!r} holds one sample; at least two are needed, one to train on and one to judge on."
+        )
+    hashes = np.asarray([derive_seed(seed, "holdout", source.name(index)) for index in range(len(source))])
+    held = hashes < holdout * 2.0**63
+    held[hashes.argmin()] = True  # a small set still gives each part at least one
+    held[hashes.argmax()] = False
+    train, test = Subset(source, np.flatnonzero(~held)), Subset(source, np.flatnonzero(held))
+    return DataSplit(
+        train, test, f"{data}: {len(train)} training samples, {len(test)} held out by a hash of their names"
+    )
