@@ -1,0 +1,234 @@
+"""Multi-block masking (I-JEPA): predict several rectangular blocks from one large block around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from torchjepa.masking.draws import check_batch_size, integers, random_subset
+from torchjepa.masking.legacy import published_masks
+from torchjepa.masking.shapes import BlockShapes, block_shapes
+from torchjepa.rng import generator as keyed_generator
+from torchjepa.types import Grid, Masks
+
+# How often a sample with too small a context is drawn again, and the share of draws that must be large enough
+# for a configuration to be accepted: all draws of a sample fail with probability 2^-32 at worst.
+_MAX_REDRAWS = 32
+_LEAST_SUCCESS = 0.5
+# The context length is this quantile of the untrimmed length under the least favourable block size: lower and
+# more context is thrown away, higher and more samples are redrawn, which thins out far-apart target blocks.
+_QUANTILE = 0.05
+_CALIBRATION_SAMPLES = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiBlockMasking:
+    """I-JEPA's masks: `num_targets` blocks to be predicted, and a large context block less those blocks.
+
+    For a grid of n = h * w tokens, with independent uniform draws u of scale and aspect:
+
+        area = u(target_scale) * n,  rows = sqrt(area * u(target_aspect)),  columns = area / rows
+        context = block(context_scale, context_aspect) minus the union of the targets
+
+    Sides are rounded so that the area stays in the range (`block_shapes`); start positions are uniform and
+    include the last row and column.
+
+    Every context has the same length n_ctx, fixed by grid and configuration: the 5 % quantile of the length
+    before trimming, found once by a keyed simulation. A longer context loses a uniformly random subset; a
+    sample that falls short is drawn again. On 14 x 14 a target block covers 15 to 18 %, the union of four
+    47 %, the context 41 % before and 28 % after trimming (32 % of it is dropped at random; the published
+    sampler drops 39 % at batch 128, always from the bottom rows).
+
+    All target blocks of a call share one size, so that each is a whole rectangle and `[b, m, k]` is dense.
+    The size is drawn by the generator alone, so a sample's distribution is the same in a batch of 1 and of
+    1,000; few lengths occur (three on 14 x 14: k = 30, 35, 36, one n_ctx), which suits compilation. A size
+    for each sample would need one k for all, and blocks with random holes.
+
+    Args:
+        num_targets: number of target blocks, m. Default 4 (paper section 3; official configuration).
+        target_scale: least and greatest share of the grid in a target block. Default (0.15, 0.2) (official).
+        target_aspect: least and greatest rows / columns of a target block. Default (0.75, 1.5) (official).
+        context_scale: the same share for the context block. Default (0.85, 1.0) (official).
+        context_aspect: rows / columns of the context block. Default (1, 1) (official).
+        min_context: fewest tokens that a context may have; above the 5 % quantile it trades more redraws for
+            longer contexts. Default `None`: 1, and under `legacy` 11 (the official "min_keep: 10" wants more
+            than 10, of target blocks too).
+        allow_overlap: leave target tokens in the context. Default `False` (official).
+        legacy: reproduce the published sampler's distribution instead, defects included: scale and aspect
+            share a draw, positions leave out the last row and column, contexts are cut to the shortest of the
+            batch from the end of the grid. Its statistics depend on `batch_size`; see `published_masks`.
+
+    Raises:
+        ValueError: a field is out of range; when called, a grid with t > 1, or a grid and configuration that
+            leave too little context.
+    """
+
+    num_targets: int = 4
+    target_scale: tuple[float, float] = (0.15, 0.2)
+    target_aspect: tuple[float, float] = (0.75, 1.5)
+    context_scale: tuple[float, float] = (0.85, 1.0)
+    context_aspect: tuple[float, float] = (1.0, 1.0)
+    min_context: int | None = None
+    allow_overlap: bool = False
+    legacy: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("target_scale", "target_aspect", "context_scale", "context_aspect"):
+            greatest = 1.0 if name.endswith("scale") else float("inf")
+            # Lists come from configuration files; the plan is cached by value and needs tuples.
+            object.__setattr__(self, name, _checked_range(name, getattr(self, name), greatest))
+        for name in ("num_targets", "min_context"):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            if not whole and not (name == "min_context" and value is None):
+                raise ValueError(
+                    f"MultiBlockMasking: {name} must be an integer of at least 1, got {value!r}."
+                )
+
+    def __call__(self, grid: Grid, batch_size: int, generator: torch.Generator) -> Masks:
+        """Draw masks for a batch.
+
+        Args:
+            grid: the token grid of an image `(h, w)` or of a sequence (one axis of length 1); t must be 1.
+            batch_size: number of samples.
+            generator: source of every draw.
+
+        Returns:
+            context int64 `[b, n_ctx]` and targets int64 `[b, m, k]`, on the CPU.
+
+        Raises:
+            ValueError: t > 1, `batch_size` is below 1, or the grid leaves too little context.
+        """
+        check_batch_size("MultiBlockMasking", batch_size)
+        if grid.t != 1:
+            raise ValueError(
+                f"MultiBlockMasking is for images and sequences, t = 1, got a grid with t={grid.t}. "
+                "Use RandomMasking, which takes any grid, or give the sequence as Grid(h=1, w=length)."
+            )
+        if self.legacy:
+            return published_masks(self, grid, batch_size, generator)
+        plan = _plan(self, grid)
+        size = plan.target_shapes.draw(1, generator)[0]
+        targets, visible = _draw_enough(plan, size, batch_size, generator)
+        context = random_subset(visible, plan.context_length, generator)
+        return Masks(torch.from_numpy(context), torch.from_numpy(targets))
+
+    def context_length(self, grid: Grid) -> int:
+        """n_ctx on this grid, the same for every batch (not under `legacy`, where the batch decides)."""
+        if self.legacy:
+            raise ValueError("MultiBlockMasking: under legacy=True the context length depends on the batch.")
+        return _plan(self, grid).context_length
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    mask: MultiBlockMasking
+    grid: Grid
+    target_shapes: BlockShapes
+    context_shapes: BlockShapes
+    context_length: int
+
+
+def draw_blocks(
+    plan: _Plan, size: NDArray[np.int64], num: int, generator: torch.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Target blocks of one size and the untrimmed context of `num` samples.
+
+    Args:
+        plan: block sizes for the grid.
+        size: rows and columns of the target blocks.
+        num: number of samples.
+        generator: source of the draws.
+
+    Returns:
+        target ids `[num, m, k]` and which tokens the context sees before trimming, bool `[num, n]`.
+    """
+    height, width = plan.grid.h, plan.grid.w
+    rows, columns = int(size[0]), int(size[1])
+    num_targets = plan.mask.num_targets
+    top = integers(height - rows + 1, (num, num_targets), generator)
+    left = integers(width - columns + 1, (num, num_targets), generator)
+    block = (np.arange(rows)[:, None] * width + np.arange(columns)).ravel()
+    targets = (top * width + left)[..., None] + block
+    visible = _context_blocks(plan, num, generator)
+    if not plan.mask.allow_overlap:
+        np.put_along_axis(visible, targets.reshape(num, -1), False, axis=1)
+    return targets, visible
+
+
+def _context_blocks(plan: _Plan, num: int, generator: torch.Generator) -> NDArray[np.bool_]:
+    sizes = plan.context_shapes.draw(num, generator)
+    inside = []
+    for axis, length in enumerate((plan.grid.h, plan.grid.w)):
+        # A remainder of 40 random bits: each sample has its own number of positions.
+        start = integers(1 << 40, (num,), generator) % (length - sizes[:, axis] + 1)
+        offset = np.arange(length) - start[:, None]
+        inside.append((offset >= 0) & (offset < sizes[:, axis, None]))
+    return (inside[0][:, :, None] & inside[1][:, None, :]).reshape(num, -1)
+
+
+def _draw_enough(
+    plan: _Plan, size: NDArray[np.int64], num: int, generator: torch.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    targets, visible = draw_blocks(plan, size, num, generator)
+    for _ in range(_MAX_REDRAWS):
+        short = _fall_short(visible, plan.context_length)
+        if short.size == 0:
+            return targets, visible
+        targets[short], visible[short] = draw_blocks(plan, size, short.size, generator)
+    # Next to impossible (see _LEAST_SUCCESS), but never without an answer: all blocks in the place of the
+    # first, and everything else seen, which is at least as much as any draw leaves.
+    short = _fall_short(visible, plan.context_length)
+    targets[short] = targets[short, :1]
+    visible[short] = True
+    if not plan.mask.allow_overlap:
+        visible[short[:, None], targets[short, 0]] = False
+    return targets, visible
+
+
+def _fall_short(visible: NDArray[np.bool_], num: int) -> NDArray[np.int64]:
+    return np.flatnonzero(np.count_nonzero(visible, axis=1) < num)
+
+
+@lru_cache(maxsize=128)
+def _plan(mask: MultiBlockMasking, grid: Grid) -> _Plan:
+    target_shapes = block_shapes(grid.h, grid.w, mask.target_scale, mask.target_aspect)
+    context_shapes = block_shapes(grid.h, grid.w, mask.context_scale, mask.context_aspect)
+    plan = _Plan(mask, grid, target_shapes, context_shapes, 0)
+    sizes = target_shapes.sizes
+    num = min(max(_CALIBRATION_SAMPLES // len(sizes), 128), 2048)
+    generator = keyed_generator(0, "context length")
+    lengths = [np.count_nonzero(draw_blocks(plan, size, num, generator)[1], axis=1) for size in sizes]
+    quantile = min(int(np.sort(length)[int(_QUANTILE * num)]) for length in lengths)
+    wanted = max(quantile, mask.min_context or 1)
+    for size, length in zip(sizes, lengths, strict=True):
+        _check_success(mask, grid, size, wanted, float((length >= wanted).mean()))
+    return _Plan(mask, grid, target_shapes, context_shapes, wanted)
+
+
+def _check_success(
+    mask: MultiBlockMasking, grid: Grid, size: NDArray[np.int64], wanted: int, success: float
+) -> None:
+    if success < _LEAST_SUCCESS:
+        raise ValueError(
+            f"MultiBlockMasking: on a {grid.h} x {grid.w} grid {mask.num_targets} target blocks of "
+            f"{size[0]} x {size[1]} tokens leave a context of {wanted} or more tokens in only {success:.0%} of "
+            f"the draws, and {_LEAST_SUCCESS:.0%} are needed. Lower num_targets={mask.num_targets}, "
+            f"target_scale={mask.target_scale} or min_context={mask.min_context}, raise "
+            f"context_scale={mask.context_scale}, or use a finer grid (larger images or smaller patches)."
+        )
+
+
+def _checked_range(name: str, value: object, greatest: float) -> tuple[float, float]:
+    try:
+        low, high = (float(bound) for bound in value)  # type: ignore[union-attr,attr-defined]
+    except (TypeError, ValueError):
+        low = high = float("nan")
+    if not (0 < low <= high <= greatest and high < float("inf")):
+        bounds = "0 < low <= high <= 1" if greatest == 1.0 else "0 < low <= high"
+        raise ValueError(f"MultiBlockMasking: {name} must be (low, high) with {bounds}, got {value!r}.")
+    return low, high

@@ -1,0 +1,83 @@
+"""Sizes of rectangular blocks: from a scale and an aspect ratio to whole rows and columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from torchjepa.masking.draws import integers
+
+# Scale and aspect are each drawn from this many equally spaced values of their range: fine enough to be
+# uniform for any grid, and the block sizes that can occur are known beforehand.
+LATTICE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class BlockShapes:
+    """The block sizes that a scale range and an aspect range give on a grid.
+
+    Args:
+        sizes: the rows and columns of every size that can occur, int64 `[s, 2]` (here `s` counts sizes).
+        index: which of them each (scale, aspect) pair gives, int64 `[LATTICE, LATTICE]`.
+    """
+
+    sizes: NDArray[np.int64]
+    index: NDArray[np.int64]
+
+    def draw(self, num: int, generator: torch.Generator) -> NDArray[np.int64]:
+        """Rows and columns of `num` blocks, int64 `[num, 2]`; scale and aspect are independent draws."""
+        scale, aspect = integers(LATTICE, (2, num), generator)
+        return self.sizes[self.index[scale, aspect]]
+
+
+def block_shapes(
+    height: int, width: int, scale: tuple[float, float], aspect: tuple[float, float]
+) -> BlockShapes:
+    """All block sizes for uniform scale and aspect, with area / (height * width) kept inside `scale`.
+
+    rows = sqrt(area * aspect), columns = area / rows; an axis too short for that is filled and the other
+    one makes up for it, so that a 1-D grid keeps its scale. Each side is rounded up or down to the nearest
+    size whose area is inside the range, or just the nearest where there is none. A block leaves at least
+    one row and one column out (as the published one does) unless the smallest scale is out of reach that
+    way.
+
+    Args:
+        height: rows of the grid.
+        width: columns of the grid.
+        scale: least and greatest share of the grid that a block covers.
+        aspect: least and greatest rows / columns.
+    """
+    num_tokens = height * width
+    max_rows, max_columns = height - 1, width - 1
+    if max_rows * max_columns < scale[0] * num_tokens:
+        max_rows, max_columns = height, width
+    area = _midpoints(*scale)[:, None] * num_tokens
+    rows = np.clip(np.sqrt(area * _midpoints(*aspect)[None, :]), 1, max_rows)
+    columns = np.clip(area / rows, 1, max_columns)
+    rows = np.clip(area / columns, 1, max_rows)
+    sizes = _nearest_whole(rows, columns, (scale[0] * num_tokens, scale[1] * num_tokens))
+    unique, index = np.unique(sizes.reshape(-1, 2), axis=0, return_inverse=True)
+    return BlockShapes(unique, index.reshape(LATTICE, LATTICE))
+
+
+def _midpoints(low: float, high: float) -> NDArray[np.float64]:
+    return low + (high - low) * (np.arange(LATTICE) + 0.5) / LATTICE
+
+
+def _nearest_whole(
+    rows: NDArray[np.float64], columns: NDArray[np.float64], area_range: tuple[float, float]
+) -> NDArray[np.int64]:
+    # The four ways to round (rows, columns), nearest in log size first, those inside the range before all
+    # others.
+    whole_rows = np.stack([np.floor(rows), np.floor(rows), np.ceil(rows), np.ceil(rows)])
+    whole_columns = np.stack([np.floor(columns), np.ceil(columns), np.floor(columns), np.ceil(columns)])
+    area = whole_rows * whole_columns
+    tolerance = 1e-9 * area_range[1]
+    outside = (area < area_range[0] - tolerance) | (area > area_range[1] + tolerance)
+    distance = np.abs(np.log(whole_rows / rows)) + np.abs(np.log(whole_columns / columns))
+    best = np.where(outside, distance + 10.0, distance).argmin(axis=0)[None]
+    sizes = [np.take_along_axis(sides, best, axis=0)[0] for sides in (whole_rows, whole_columns)]
+    return np.stack(sizes, axis=-1).astype(np.int64)
