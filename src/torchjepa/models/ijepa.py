@@ -11,8 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from torchjepa import rng
-from torchjepa.collapse import CollapseRegularizer
-from torchjepa.collapse.base import named_terms
+from torchjepa.collapse import CollapseRegularizer, named_terms
 from torchjepa.ema import EMA
 from torchjepa.energy import EnergyFn, SmoothL1Energy
 from torchjepa.models.encoding import evaluation_mode
@@ -60,13 +59,14 @@ class IJEPA(nn.Module):
         target_encoder: the target encoder, in the state dict only where there is an EMA.
 
     Raises:
-        ValueError: the encoder is not an `nn.Module`, or the regularizer's weight is negative.
+        ValueError: the encoder is not an `nn.Module`, the predictor is made for another dimension, or the
+            regularizer's weight is negative.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        predictor: Predictor | nn.Module,
+        predictor: nn.Module,
         *,
         mask: MaskSampler,
         energy: EnergyFn = _DEFAULT_ENERGY,
@@ -80,6 +80,11 @@ class IJEPA(nn.Module):
         super().__init__()
         if not isinstance(encoder, nn.Module):
             raise ValueError(f"IJEPA: encoder must be an nn.Module, got {type(encoder).__name__}.")
+        if isinstance(predictor, Predictor) and predictor.encoder_dim != encoder.embed_dim:
+            raise ValueError(
+                f"IJEPA: the predictor takes tokens of {predictor.encoder_dim} channels and the encoder gives "
+                f"{encoder.embed_dim}; build it with encoder_dim={encoder.embed_dim}."
+            )
         if regularizer_weight < 0:
             raise ValueError(
                 f"IJEPA: regularizer_weight must not be negative, got {regularizer_weight}; it would reward "

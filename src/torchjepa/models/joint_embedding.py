@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchjepa.collapse import CollapseRegularizer
-from torchjepa.collapse.base import named_terms
+from torchjepa.collapse import CollapseRegularizer, named_terms
 from torchjepa.models.encoding import evaluation_mode
 from torchjepa.nn.pooling import MeanPool
 from torchjepa.types import Batch, Encoder, Loss

@@ -1,4 +1,7 @@
-"""Self-attention and the pre-norm transformer block shared by encoder and predictor."""
+"""Self-attention and the pre-norm transformer block shared by encoder and predictor.
+
+Axis letters of this file: `j` keys, `e` channels of one head.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,20 @@ _MAX_PLAIN_TOKENS = 1024
 
 
 def attend(
-    q: Float[Tensor, "b s n e"], k: Float[Tensor, "b s j e"], v: Float[Tensor, "b s j e"]
-) -> Float[Tensor, "b s n e"]:
+    q: Float[Tensor, "b heads n e"], k: Float[Tensor, "b heads j e"], v: Float[Tensor, "b heads j e"]
+) -> Float[Tensor, "b heads n e"]:
     """softmax(q k^T / sqrt(e)) v, by the kernel that is fastest for the device and dtype.
 
     That is torch's fused attention everywhere but for short bfloat16 sequences on a CPU, where its kernel is
     2.5 times slower than the two plain matrix products.
 
     Args:
-        q: queries `[b, s, n, e]`, s heads of e channels.
-        k: keys `[b, s, j, e]`.
-        v: values `[b, s, j, e]`.
+        q: queries `[b, heads, n, e]`.
+        k: keys `[b, heads, j, e]`.
+        v: values `[b, heads, j, e]`.
 
     Returns:
-        `[b, s, n, e]`.
+        `[b, heads, n, e]`.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= _MAX_PLAIN_TOKENS:
         weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
@@ -34,11 +37,11 @@ def attend(
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, y = W_o concat_s softmax(Q_s K_s^T / sqrt(d/s)) V_s + b_o, all with biases.
+    """Multi-head self-attention, y = W_o concat_i softmax(Q_i K_i^T / sqrt(e)) V_i + b_o over heads i.
 
     Args:
         dim: embedding dimension d.
-        num_heads: number of heads s.
+        num_heads: number of heads, each of e = d / num_heads channels; q, k, v and output have biases.
 
     Raises:
         ValueError: the heads do not divide the dimension.

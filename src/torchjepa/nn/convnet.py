@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from torchjepa.nn.batchnorm import GlobalBatchNorm2d
 from torchjepa.nn.init import init_convolutional
+from torchjepa.nn.intermediates import resolve_indices
 from torchjepa.types import Grid
 
 
@@ -93,18 +94,25 @@ class ConvEncoder(nn.Module):
             h, w = -(-h // stride), -(-w // stride)
         return Grid(h=h, w=w)
 
-    def forward(self, x: Float[Tensor, "b c *axes"], ids: Tensor | None = None) -> Float[Tensor, "b n d"]:
+    def forward(
+        self,
+        x: Float[Tensor, "b c *axes"],
+        ids: Tensor | None = None,
+        return_intermediates: Sequence[int] | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Tokens of the last feature map, row-major.
 
         Args:
             x: images `[b, c, H, W]`.
             ids: must be absent.
+            return_intermediates: indices of stages whose outputs are wanted too, negative ones from the end.
 
         Returns:
-            `[b, h * w, d]`.
+            `[b, h * w, d]`; with `return_intermediates` the pair of these and `{"stage_0": [b, h_0 * w_0, c_0],
+            ...}`, the places of each stage asked for.
 
         Raises:
-            ValueError: `ids` is given, or the inputs are not images.
+            ValueError: `ids` is given, the inputs are not images, or there is no such stage.
         """
         if ids is not None:
             raise ValueError(
@@ -112,8 +120,15 @@ class ConvEncoder(nn.Module):
                 "into the visible ones; use ViT as the encoder of a masked model."
             )
         self.grid(x.shape[2:])
-        features = self.stages(x.contiguous(memory_format=torch.channels_last))
-        return features.permute(0, 2, 3, 1).flatten(1, 2)
+        wanted = resolve_indices("stages", return_intermediates or (), len(self.stages))
+        features = x.contiguous(memory_format=torch.channels_last)
+        intermediates = {}
+        for index, stage in enumerate(self.stages):
+            features = stage(features)
+            if index in wanted:
+                intermediates[f"stage_{index}"] = _places(features)
+        tokens = _places(features)
+        return tokens if return_intermediates is None else (tokens, intermediates)
 
 
 class _ResidualBlock(nn.Module):
@@ -128,6 +143,10 @@ class _ResidualBlock(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         y = F.relu(self.norm1(self.conv1(x)), inplace=True)
         return F.relu(x + self.norm2(self.conv2(y)), inplace=True)
+
+
+def _places(features: Tensor) -> Tensor:
+    return features.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _stage(in_width: int, width: int, depth: int, stride: int) -> nn.Sequential:

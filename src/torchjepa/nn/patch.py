@@ -1,4 +1,7 @@
-"""From inputs to patches: 1-D, 2-D and 3-D inputs are all `[b, c, t, h, w]` with axes of length one."""
+"""From inputs to patches: 1-D, 2-D and 3-D inputs are all `[b, c, t, h, w]` with axes of length one.
+
+Axis letter of this file: `p` values of a patch.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,8 @@ def patch_grid(input_shape: Sequence[int], patch_size: Sequence[int]) -> Grid:
             nearest = max(round(length / patch), 1) * patch
             raise ValueError(
                 f"grid: an input of {tuple(input_shape)} is not a whole number of patches of "
-                f"{tuple(patch_size)}; resize or crop the axis of {length} to {nearest}, or choose a patch size "
-                f"that divides it."
+                f"{tuple(patch_size)}; resize or crop the axis of {length} to {nearest}, or choose a patch "
+                f"size that divides it."
             )
     counts = [length // patch for length, patch in zip(input_shape, patch_size)]
     t, h, w = [1] * (3 - len(counts)) + counts

@@ -49,7 +49,9 @@ def sincos_positions(
             f"{lengths[missing[0]]} tokens along it; use 'wh' for images, 'thw' for videos."
         )
     share = 2 * math.ceil(dim / (2 * len(layout)))
-    index = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid.shape), indexing="ij")
+    index = torch.meshgrid(
+        *(torch.arange(n, dtype=torch.float64, device="cpu") for n in grid.shape), indexing="ij"
+    )
     coordinates = {axis: values.flatten() for axis, values in zip("thw", index)}
     parts = [_sincos(coordinates[axis], share * layout.count(axis), base) for axis in dict.fromkeys(layout)]
     return torch.cat(parts, dim=1)[:, :dim].contiguous()
@@ -72,7 +74,7 @@ def check_layout(layout: str) -> None:
 
 
 def _sincos(position: Tensor, dim: int, base: float) -> Tensor:
-    frequency = base ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim / 2))
+    frequency = base ** (-torch.arange(dim // 2, dtype=torch.float64, device=position.device) / (dim / 2))
     angle = position[:, None] * frequency[None, :]
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
@@ -94,16 +96,26 @@ class SinCosPositions:
         check_layout(layout)
         self.dim = dim
         self.layout = layout
-        self._tables: dict[tuple[Grid, torch.device, torch.dtype], Tensor] = {}
+        self._tables: dict[tuple[tuple[int, int, int], torch.device, torch.dtype], Tensor] = {}
 
     def __call__(self, grid: Grid, like: Tensor) -> Float[Tensor, "n d"]:
         """The table of a grid `[n, d]`, with the dtype and on the device of `like`."""
-        key = (grid, like.device, like.dtype)
+        key = (grid.shape, like.device, like.dtype)
+        if torch.compiler.is_compiling():
+            # A compiled graph holds the table as a constant; a traced one must not leave its tensors behind.
+            return _constant_table(*key, self.dim, self.layout)
         if key not in self._tables:
             if len(self._tables) >= _MAX_CACHED_GRIDS:
                 self._tables.clear()
             # A table first asked for in inference mode must serve training afterwards.
-            with torch.inference_mode(False), torch.device("cpu"):
-                table = sincos_positions(grid, self.dim, layout=self.layout)
-                self._tables[key] = table.to(device=like.device, dtype=like.dtype)
+            with torch.inference_mode(False):
+                self._tables[key] = _constant_table(*key, self.dim, self.layout)
         return self._tables[key]
+
+
+@torch.compiler.assume_constant_result
+def _constant_table(
+    shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype, dim: int, layout: str
+) -> Tensor:
+    t, h, w = shape
+    return sincos_positions(Grid(t=t, h=h, w=w), dim, layout=layout).to(device=device, dtype=dtype)

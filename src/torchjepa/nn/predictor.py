@@ -36,6 +36,7 @@ class Predictor(nn.Module):
 
     Attributes:
         config: the arguments but for the seed, fit for JSON.
+        encoder_dim: dimension of the tokens that come in and go out.
 
     Raises:
         ValueError: sizes that do not fit each other.
@@ -57,6 +58,7 @@ class Predictor(nn.Module):
             raise ValueError(
                 f"Predictor: depth must be at least 1, got {depth}: mask tokens see nothing without."
             )
+        self.encoder_dim = encoder_dim
         self._config: dict[str, Any] = {
             "encoder_dim": encoder_dim,
             "embed_dim": embed_dim,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from torchjepa.nn.attention import Block
 from torchjepa.nn.init import init_transformer, rescale_depth
+from torchjepa.nn.intermediates import resolve_indices
 from torchjepa.nn.patch import patch_grid, patchify
 from torchjepa.nn.positions import SinCosPositions
 from torchjepa.types import Grid
@@ -151,7 +152,7 @@ class ViT(nn.Module):
             ValueError: the patch does not divide the input, or there is no such block.
         """
         grid = self.grid(x.shape[2:])
-        wanted = self._block_indices(return_intermediates or ())
+        wanted = resolve_indices("blocks", return_intermediates or (), len(self.blocks))
         table = self.positions(grid, self.patch_embed.weight)
         tokens = self.patch_embed(patchify(x, self.patch_size, ids)) + (table if ids is None else table[ids])
         intermediates = {}
@@ -161,15 +162,6 @@ class ViT(nn.Module):
                 intermediates[f"block_{index}"] = tokens
         tokens = self.norm(tokens)
         return tokens if return_intermediates is None else (tokens, intermediates)
-
-    def _block_indices(self, requested: Sequence[int]) -> set[int]:
-        depth = len(self.blocks)
-        for index in requested:
-            if not -depth <= index < depth:
-                raise ValueError(
-                    f"ViT: return_intermediates has {index}, but the {depth} blocks are 0 to {depth - 1}."
-                )
-        return {index % depth for index in requested}
 
 
 def _resolve_axes(
