@@ -1,0 +1,246 @@
+"""Checkpoints that are whole or not there: written aside, synced, renamed, and verified before use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+FORMAT = 1
+MODEL, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
+_NAME = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk.
+
+    Args:
+        path: its folder.
+        step: number of updates done, the step to go on with.
+    """
+
+    path: Path
+    step: int
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The learner's tensors, on the CPU."""
+        return load_file(self.path / MODEL)
+
+    def training(self) -> dict[str, Any]:
+        """Optimizer state and what else the run needs to go on; read without running any pickled code."""
+        return torch.load(self.path / TRAINING, map_location="cpu", weights_only=True)
+
+
+def save_checkpoint(
+    folder: Path, step: int, learner: nn.Module, training: Mapping[str, Any], *, keep: int
+) -> Checkpoint:
+    """Write `folder/step-<step>`, whole or not at all, and drop what is older than the newest `keep`.
+
+    Args:
+        folder: the run's `checkpoints/`.
+        step: number of updates done.
+        learner: its `state_dict` becomes `model.safetensors`.
+        training: tensors, numbers and strings for `training.pt`.
+        keep: number of checkpoints to keep.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".tmp-*"):
+        shutil.rmtree(stale)
+    temporary, final = folder / f".tmp-step-{step}", folder / f"step-{step}"
+    temporary.mkdir()
+    save_file(state_tensors(learner), temporary / MODEL, metadata={"format": "pt"})
+    torch.save(dict(training), temporary / TRAINING)
+    files = {}
+    for name in (MODEL, TRAINING):
+        _sync(temporary / name)
+        files[name] = {"bytes": (temporary / name).stat().st_size, "sha256": _sha256(temporary / name)}
+    manifest = {"format": FORMAT, "step": step, "files": files}
+    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    _sync(temporary / MANIFEST)
+    _sync(temporary)
+    if final.exists():  # torn, or it would have been resumed
+        shutil.rmtree(final)
+    os.rename(temporary, final)
+    _sync(folder)
+    _prune(folder, step, keep)
+    return Checkpoint(final, step)
+
+
+def list_checkpoints(folder: Path) -> list[Checkpoint]:
+    """The checkpoints of a run, newest first, not yet verified.
+
+    Args:
+        folder: the run's `checkpoints/`.
+    """
+    found = [(path, _NAME.fullmatch(path.name)) for path in folder.glob("step-*")]
+    whole = [Checkpoint(path, int(match.group(1))) for path, match in found if match is not None]
+    return sorted(whole, key=lambda checkpoint: checkpoint.step, reverse=True)
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that verifies, `None` when there has never been one; warns of each it skips.
+
+    Args:
+        folder: the run's `checkpoints/`.
+
+    Raises:
+        ValueError: there are checkpoints and none of them verifies.
+    """
+    checkpoints = list_checkpoints(folder)
+    for checkpoint in checkpoints:
+        fault = find_fault(checkpoint)
+        if fault is None:
+            return checkpoint
+        warnings.warn(f"Skipped the damaged checkpoint {checkpoint.path}: {fault}.", stacklevel=2)
+    if checkpoints:
+        raise ValueError(
+            f"None of the {len(checkpoints)} checkpoint(s) in {folder} is whole; nothing to resume."
+        )
+    return None
+
+
+def find_fault(checkpoint: Checkpoint) -> str | None:
+    """What is wrong with a checkpoint on disk, `None` when it is whole.
+
+    Args:
+        checkpoint: where to look.
+    """
+    try:
+        manifest = json.loads((checkpoint.path / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            return f"its format is {manifest['format']}, this version reads {FORMAT}"
+        if manifest["step"] != checkpoint.step:
+            return f"its {MANIFEST} is of step {manifest['step']}"
+        expected = {
+            name: (manifest["files"][name]["bytes"], manifest["files"][name]["sha256"])
+            for name in (MODEL, TRAINING)
+        }
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}"
+    except (ValueError, KeyError, TypeError):
+        return f"its {MANIFEST} cannot be read"
+    for name, (size, digest) in expected.items():
+        path = checkpoint.path / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes instead of {size}"
+        if _sha256(path) != digest:
+            return f"the content of {name} does not match its sha256"
+    return None
+
+
+def state_tensors(learner: nn.Module) -> dict[str, Tensor]:
+    """The learner's `state_dict` as separate tensors on the CPU (safetensors stores no aliases).
+
+    Args:
+        learner: the model.
+
+    Raises:
+        ValueError: an entry is not a tensor.
+    """
+    state = learner.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{type(learner).__name__}.state_dict() holds {name!r}, a {type(value).__name__}; "
+                "checkpoints keep tensors only, so register it as a buffer."
+            )
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+
+
+def check_same_tensors(learner: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse a checkpoint of another learner.
+
+    Args:
+        learner: the model to be restored.
+        tensors: what the checkpoint holds.
+        path: where it is, for the message.
+
+    Raises:
+        ValueError: names or shapes differ; names the first few.
+    """
+    ours = {name: tuple(value.shape) for name, value in learner.state_dict().items()}
+    theirs = {name: tuple(value.shape) for name, value in tensors.items()}
+    faults = [f"{name} is new" for name in ours if name not in theirs]
+    faults += [f"{name} is gone" for name in theirs if name not in ours]
+    faults += [
+        f"{name} is {list(shape)}, was {list(theirs[name])}"
+        for name, shape in ours.items()
+        if name in theirs and theirs[name] != shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ValueError(
+            f"Cannot resume from {path}: the learner is another one ({'; '.join(faults[:3])}{more}). "
+            "Resume with the run's own configuration, or train into another folder."
+        )
+
+
+def check_same_run(now: Mapping[str, Any], then: Mapping[str, Any], path: Path) -> None:
+    """Refuse to continue a run with settings that would make it another run.
+
+    Args:
+        now: the settings that matter, as given.
+        then: the same, as kept in the checkpoint.
+        path: where it is, for the message.
+
+    Raises:
+        ValueError: one differs; names it and both values.
+    """
+    faults = [
+        f"{name} is {value!r}, the run was started with {then.get(name)!r}"
+        for name, value in now.items()
+        if not _same(value, then.get(name))
+    ]
+    if faults:
+        raise ValueError(
+            f"Cannot resume from {path}: {'; '.join(faults)}. "
+            "Resume with the run's own settings, or train into another folder."
+        )
+
+
+def _same(now: Any, then: Any) -> bool:
+    if isinstance(now, (list, tuple)) and isinstance(then, (list, tuple)):
+        return len(now) == len(then) and all(map(_same, now, then))
+    if isinstance(now, Mapping) and isinstance(then, Mapping):
+        return now.keys() == then.keys() and all(_same(now[key], then[key]) for key in now)
+    if isinstance(now, float) and isinstance(then, float):
+        # A cosine may differ in its last bit on another machine.
+        return math.isclose(now, then, rel_tol=1e-9, abs_tol=1e-15)
+    return now == then
+
+
+def _prune(folder: Path, step: int, keep: int) -> None:
+    checkpoints = list_checkpoints(folder)
+    # One from a later step can only be a damaged one that the resume went back from.
+    ahead = [checkpoint for checkpoint in checkpoints if checkpoint.step > step]
+    behind = [checkpoint for checkpoint in checkpoints if checkpoint.step <= step]
+    for checkpoint in ahead + behind[keep:]:
+        shutil.rmtree(checkpoint.path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

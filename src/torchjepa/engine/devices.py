@@ -1,0 +1,92 @@
+"""Which process this is and on what it trains; lightning-fabric is met here."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+from torchjepa import dist
+from torchjepa.engine.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def is_main_process() -> bool:
+    """Whether this process writes, judges and reports: rank 0, known before any process group is up.
+
+    Read from the launcher's environment (torchrun, SLURM or lightning-fabric); true when there is none.
+    """
+    if dist.is_distributed():
+        return dist.rank() == 0
+    for name in ("RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return int(os.environ[name]) == 0
+    return all(int(os.environ.get(name, 0)) == 0 for name in ("NODE_RANK", "LOCAL_RANK"))
+
+
+def launch(settings: TrainSettings) -> Fabric:
+    """Bring up the devices and, with several, the processes.
+
+    Args:
+        settings: accelerator, devices, nodes, strategy and precision.
+
+    Raises:
+        ValueError: torchrun started another number of processes than `devices` says, or the device cannot
+            do the precision.
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    devices, num_nodes = _layout(settings)
+    parallel = devices * num_nodes > 1
+    # Buffers are equal on all ranks by construction (global batch norm, EMA), so broadcasting them every
+    # step would only cost time.
+    strategy = (
+        DDPStrategy(
+            broadcast_buffers=False,
+            find_unused_parameters=settings.strategy == "ddp_find_unused_parameters_true",
+        )
+        if parallel
+        else "auto"
+    )
+    fabric = Fabric(
+        accelerator=settings.accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=strategy,
+        precision="32-true" if settings.precision == "32" else settings.precision,  # type: ignore[arg-type]
+    )
+    _check_precision(settings.precision, fabric.device)
+    fabric.launch()
+    return fabric
+
+
+def _layout(settings: TrainSettings) -> tuple[int, int]:
+    """Devices of a node and number of nodes."""
+    if not torch.distributed.is_available() or not torch.distributed.is_torchelastic_launched():
+        return _num_devices(settings), settings.num_nodes
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    if settings.devices not in (1, "auto", local):
+        raise ValueError(
+            f"torchrun started {local} process(es) on this node, but devices is {settings.devices}; "
+            "leave devices out, or let both say the same."
+        )
+    return local, int(os.environ["WORLD_SIZE"]) // local
+
+
+def _num_devices(settings: TrainSettings) -> int:
+    if settings.devices != "auto":
+        return settings.devices
+    on_cuda = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return torch.cuda.device_count() if on_cuda else 1
+
+
+def _check_precision(precision: str, device: torch.device) -> None:
+    if precision == "16-mixed" and device.type != "cuda":
+        raise ValueError(
+            f"precision 16-mixed needs a CUDA GPU, and the run is on {device.type}: float16 is slow there, "
+            "and its gradients vanish without the GPU's loss scaling. Use bf16-mixed or 32."
+        )

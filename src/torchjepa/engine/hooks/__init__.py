@@ -1,0 +1,16 @@
+"""What looks on while a run trains: objects with any of the methods below, called on the main process.
+
+- `on_start(run)`: before the first step.
+- `on_step(run, step, loss)`: after every update; figures it returns go into the step's row, or into the next
+  row when the step has none. A hook with an attribute `every` gets a row every so many steps.
+- `on_log(step, row)`: a row is complete; a mapping of names to numbers or `None`.
+- `on_end(run)`: always called once `on_start` was, after an error too.
+"""
+
+from torchjepa.engine.hooks.health import Health
+from torchjepa.engine.hooks.metrics_file import MetricsFile
+from torchjepa.engine.hooks.probe import Probe
+from torchjepa.engine.hooks.progress import Progress
+from torchjepa.engine.hooks.tensorboard import TensorBoard
+
+__all__ = ["Health", "MetricsFile", "Probe", "Progress", "TensorBoard"]
