@@ -47,7 +47,7 @@ def judge(
     seed: int = 0,
     tell: Callable[[str], None] = warnings.warn,
 ) -> list[Score]:
-    """Accuracy of a kNN and a linear probe on each kind of features, and of always naming the commonest label.
+    """Accuracy of a kNN and a linear probe on each kind of features, and of naming the commonest label.
 
     Args:
         features: name (`encoder`, `untrained`, `pixels`) to the features of the training and test samples.

@@ -112,7 +112,7 @@ def linear_accuracy(
     probe = fit_linear(train, strengths=strengths, seed=seed)
     if tell is not None and not probe.converged:
         tell(
-            f"linear probe: stopped at {_MAX_ITERATIONS} iterations before it converged (C {probe.strength:g})."
+            f"linear probe: not converged after {_MAX_ITERATIONS} iterations (C = {probe.strength:g})."
         )
     return (probe.predict(test.features) == test.labels).double().mean().item()
 

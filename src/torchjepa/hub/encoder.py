@@ -103,8 +103,8 @@ def load_encoder(folder: str | Path, model: nn.Module | None = None) -> LoadedEn
             it is built from `config.json`.
 
     Raises:
-        ValueError: a file is missing or unreadable, a key is unknown or missing, the architecture is not one of
-            `torchjepa.nn`, or tensors are missing, left over or of another shape.
+        ValueError: a file is missing or unreadable, a key is unknown or missing, the architecture is not
+            one of `torchjepa.nn`, or tensors are missing, left over or of another shape.
     """
     folder = Path(folder)
     for name in ("config.json", "model.safetensors", "preprocessing.json"):
@@ -120,25 +120,24 @@ def load_encoder(folder: str | Path, model: nn.Module | None = None) -> LoadedEn
     return LoadedEncoder(model.eval(), config["pool"], preprocessing, config)
 
 
-def _own_architectures() -> dict[str, type[nn.Module]]:
+def _own_architectures() -> dict[str, Any]:
+    # The encoders of torchjepa.nn and nothing else: a file never names what gets imported.
     named = {name: getattr(torchjepa.nn, name) for name in torchjepa.nn.__all__}
-    return {
-        name: part for name, part in named.items() if isinstance(part, type) and issubclass(part, nn.Module)
-    }
+    return {name: part for name, part in named.items() if isinstance(part, type) and hasattr(part, "grid")}
 
 
 def _build(config: Mapping[str, Any], folder: Path) -> nn.Module:
     name = config["architecture"]
     if name == CUSTOM:
         raise ValueError(
-            f"load_encoder: {folder} holds a custom architecture ({config.get('class', 'unnamed')}); build it "
-            "yourself and pass it: load_encoder(folder, model=...)."
+            f"load_encoder: {folder} holds a custom architecture ({config.get('class', 'unnamed')}); "
+            "build it yourself and pass it: load_encoder(folder, model=...)."
         )
-    known = {each: part for each, part in _own_architectures().items() if hasattr(part, "config")}
+    known = _own_architectures()
     if name not in known:
         raise ValueError(
-            f"load_encoder: {folder} names the architecture {name!r}; torchjepa.nn has {', '.join(sorted(known))}. "
-            "Pass the network itself as model=..., or update torchjepa."
+            f"load_encoder: {folder} names the architecture {name!r}; torchjepa.nn has "
+            f"{', '.join(sorted(known))}. Pass the network itself as model=..., or update torchjepa."
         )
     try:
         return known[name](**config["kwargs"])
@@ -181,7 +180,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     config = _from_json(path)
     if config.get("format") != FORMAT:
         raise ValueError(
-            f"load_encoder: {path} is of format {config.get('format')!r}, this torchjepa reads {FORMAT}; update it."
+            f"load_encoder: {path} is of format {config.get('format')!r}, and this torchjepa reads {FORMAT}: "
+            "update it, or save the encoder again."
         )
     _check_keys(path, config, _REQUIRED, _OPTIONAL)
     return config
@@ -190,9 +190,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _read_preprocessing(path: Path) -> Preprocessing:
     values = _from_json(path)
     _check_keys(path, values, {field.name for field in fields(Preprocessing)}, set())
-    return Preprocessing(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    )
+    return Preprocessing(**values)
 
 
 def _check_keys(path: Path, values: Mapping[str, Any], required: set[str], optional: set[str]) -> None:

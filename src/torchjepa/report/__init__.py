@@ -1,0 +1,23 @@
+"""The static page of a run: curves, scores, spectrum, masks, patch features and neighbours in one file."""
+
+from torchjepa.report.gather import Gatherer
+from torchjepa.report.material import (
+    MaskExamples,
+    NeighbourExamples,
+    PatchMaps,
+    ReportMaterial,
+    load_material,
+    save_material,
+)
+from torchjepa.report.page import write_report
+
+__all__ = [
+    "Gatherer",
+    "MaskExamples",
+    "NeighbourExamples",
+    "PatchMaps",
+    "ReportMaterial",
+    "load_material",
+    "save_material",
+    "write_report",
+]

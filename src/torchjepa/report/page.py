@@ -1,0 +1,204 @@
+"""The static page of a run: read its folder, draw what there is, say what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchjepa.engine import RunFolder
+from torchjepa.evaluation import Score, read_scores
+from torchjepa.evaluation.spectrum import rank_of_spectrum
+from torchjepa.report.curves import draw_curves, read_metrics
+from torchjepa.report.material import (
+    NeighbourExamples,
+    PatchMaps,
+    Pictures,
+    ReportMaterial,
+    load_material,
+    save_material,
+)
+from torchjepa.report.pictures import draw_masks, enlarge, png_uri, principal_colours
+from torchjepa.report.plots import draw_spectra
+from torchjepa.report.verdict import score_rows, write_verdict
+
+_MISSING = {
+    "scores": "There are no scores: the run was not judged, or its data have no labels.",
+    "curves": "There is no metrics.jsonl to draw curves from.",
+    "spectrum": "The features were not kept; judge the run to see their spectrum.",
+    "patches": "No patch features were kept; judge the run to see them.",
+    "neighbours": "No neighbours were kept; judge the run to see them.",
+}
+_SECTIONS = {
+    "scores": "Scores",
+    "curves": "Training",
+    "spectrum": "Spectrum",
+    "masks": "Masks",
+    "views": "Views",
+    "patches": "Patch features",
+    "neighbours": "Neighbours",
+    "run": "The run",
+}
+
+
+def write_report(folder: str | Path, material: ReportMaterial | None = None) -> Path:
+    """Write `report.html`, one self-contained page, from a run folder and the material that goes with it.
+
+    The material is kept as `report_material.npz`, so that the page can be drawn again without the data.
+    What is missing is named on the page.
+
+    Args:
+        folder: the run folder.
+        material: pictures, patch features, neighbours and spectra; `None` takes what an earlier report kept.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: the folder holds no run, or one of its files is damaged.
+    """
+    run = RunFolder.open(folder)
+    if material is None:
+        material = load_material(run.path) or ReportMaterial()
+    else:
+        save_material(run.path, material)
+    page = _environment().get_template("report.html.j2").render(_context(run, material))
+    partial = run.report.with_name(f".{run.report.name}.partial")
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, run.report)
+    return run.report
+
+
+def _environment() -> Any:
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("torchjepa.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _context(run: RunFolder, material: ReportMaterial) -> dict[str, Any]:
+    description = json.loads(run.run_json.read_text(encoding="utf-8"))
+    rows = read_metrics(run.metrics)
+    scores = read_scores(run.scores) if run.scores.is_file() else []
+    parts = {
+        "curves": draw_curves(rows),
+        "spectrum": _spectrum(material),
+        "masks": None if material.masks is None else [_uris(each) for each in draw_masks(material.masks)],
+        "views": None if material.views is None else [_uris(pair) for pair in material.views],
+        "patches": None if material.patch_maps is None else _patch_rows(material.patch_maps),
+        "neighbours": None if material.neighbours is None else _neighbour_rows(material.neighbours),
+    }
+    optional = {"masks", "views"}
+    return parts | {
+        "title": run.path.resolve().name,
+        "verdict": write_verdict(scores),
+        "facts": _facts(description, rows, scores),
+        "sections": [(key, name) for key, name in _SECTIONS.items() if key not in optional or parts[key]],
+        "table": score_rows(scores),
+        "notes": material.notes,
+        "missing": _MISSING,
+        "data_errors": _data_errors(run.data_errors),
+        "versions": list(description.get("versions", {}).items()),
+        "run_json": json.dumps(description, indent=2, ensure_ascii=False),
+    }
+
+
+def _facts(
+    description: Mapping[str, Any], rows: list[dict[str, Any]], scores: list[Score]
+) -> list[tuple[str, str]]:
+    facts = [
+        ("Recipe", description.get("recipe")),
+        ("Data", _data(description)),
+        ("Seed", description.get("seed")),
+    ]
+    facts.append(("Device", description.get("device")))
+    if rows:
+        facts.append(("Steps", f"{rows[-1].get('step', len(rows)):,}"))
+    if scores:
+        facts.append(("Labelled samples", f"{scores[0].n_train:,} train, {scores[0].n_test:,} test"))
+    return [(name, str(value)) for name, value in facts if value not in (None, "")]
+
+
+def _data(description: Mapping[str, Any]) -> str | None:
+    data = description.get("data")
+    return data.get("description") if isinstance(data, Mapping) else data
+
+
+def _spectrum(material: ReportMaterial) -> dict[str, str] | None:
+    if not material.spectra:
+        return None
+    ranks = ", ".join(
+        f"{rank_of_spectrum(torch.from_numpy(values)):.1f} of {len(values)} ({name})"
+        for name, values in material.spectra.items()
+    )
+    caption = (
+        "Eigenvalues of the covariance of the training features, sorted and divided by the largest; both "
+        "axes are logarithmic. A curve that stays high long uses many directions; one that drops early "
+        f"lives in a few, which is dimensional collapse. Effective rank: {ranks}."
+    )
+    return {"svg": draw_spectra(material.spectra), "caption": caption}
+
+
+def _patch_rows(maps: PatchMaps) -> list[tuple[str, list[str]]]:
+    encoder, untrained = principal_colours(maps.encoder, maps.untrained)
+    rows = {"Picture": maps.images, "Encoder": encoder, "Untrained": untrained}
+    return [(name, _uris(enlarge(each) for each in pictures)) for name, pictures in rows.items()]
+
+
+def _neighbour_rows(examples: NeighbourExamples) -> dict[str, Any]:
+    labelled = bool((examples.query_labels != "").any())
+    rows = []
+    for index, query in enumerate(examples.queries):
+        label = str(examples.query_labels[index])
+        others = [
+            _neighbour(label, str(other), png_uri(picture), float(similarity))
+            for other, picture, similarity in zip(
+                examples.neighbour_labels[index], examples.neighbours[index], examples.similarity[index]
+            )
+        ]
+        rows.append({"image": png_uri(query), "label": label, "others": others})
+    caption = (
+        "Left of the line a test picture, right of it the training pictures whose features lie nearest, "
+        "nearest first, with their cosine similarity."
+    )
+    if labelled:
+        caption += (
+            " A solid green frame and \u2713: same label; a dashed orange frame and \u2717: another one."
+        )
+    return {"rows": rows, "caption": caption}
+
+
+def _neighbour(label: str, other: str, image: str, similarity: float) -> dict[str, str]:
+    tone, mark = "", ""
+    if label and other:
+        tone, mark = ("same", "\u2713 ") if label == other else ("other", "\u2717 ")
+    return {"image": image, "label": other, "mark": mark, "tone": tone, "similarity": f"{similarity:.2f}"}
+
+
+def _data_errors(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {"text": "Every file of the data could be decoded.", "examples": []}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    names = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+            names.append(f"{row['name']}: {row['error']}")
+        except (json.JSONDecodeError, KeyError, TypeError):  # the last line of a killed run may be torn
+            continue
+    more = ", the first five of them:" if len(names) > 5 else ":" if names else "."
+    text = f"{len(names)} files of the data could not be decoded and were left out{more}"
+    return {"text": text, "examples": names[:5]}
+
+
+def _uris(pictures: Iterable[Pictures]) -> list[str]:
+    return [png_uri(picture) for picture in pictures]
