@@ -61,6 +61,11 @@ def launch(settings: TrainSettings) -> Fabric:
     )
     _check_precision(settings.precision, fabric.device)
     fabric.launch()
+    if dist.world_size() != fabric.world_size:
+        raise ValueError(
+            f"A process group of {dist.world_size()} is already up, but devices and num_nodes give "
+            f"{fabric.world_size}; start the processes with torchrun, or leave the process group to train."
+        )
     return fabric
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, cast
 
@@ -178,6 +178,7 @@ class _Training:
             self._watch = Stopwatch(run.seconds, run.step)
             while run.step < total_steps and not stopped:
                 stopped = self._step(stream, run.step, signals)
+        stopped = stopped or signals.received  # one may have come during the last checkpoint
         return TrainResult(run.step, signal.Signals(stopped).name if stopped else None, run.is_main)
 
     def _step(self, stream: Iterator[Batch], step: int, signals: StopSignals) -> int:
@@ -217,18 +218,21 @@ class _Training:
         """The figures of a step; one transfer from the device."""
         run, settings = self._run, self._settings
         values = dist.all_reduce_sum(torch.stack([value.float() for value in update.means.values()]))
-        figures = dict(zip(update.means, (values / run.world_size).tolist()))
-        if update.grad_norm is not None:
-            figures["grad_norm"] = float(update.grad_norm)
+        values = values / run.world_size
+        names = list(update.means)
+        if update.grad_norm is not None:  # the same on every rank
+            values = torch.cat([values, update.grad_norm.float().reshape(1)])
+            names.append("grad_norm")
+        figures = dict(zip(names, values.tolist()))
         run.samples_per_second = self._watch.steps_per_second(run.step) * settings.global_batch_size
         run.seconds = self._watch.seconds()
         return {
             "step": step,
             "epoch": run.epoch,
             **figures,
-            "lr": settings.learning_rate(step),
-            "weight_decay": settings.weight_decay(step),
-            **cast(Learner, self._learner).scheduled(step),
+            "lr": float(settings.learning_rate(step)),
+            "weight_decay": float(settings.weight_decay(step)),
+            **_plain(cast(Learner, self._learner).scheduled(step)),
             "samples_per_second": run.samples_per_second,
             "seconds": run.seconds,
         }
@@ -236,7 +240,7 @@ class _Training:
     def _tell_hooks(self, step: int, update: Update, row: dict[str, Any] | None) -> None:
         for hook in self._hooks:
             if hasattr(hook, "on_step"):
-                self._pending.update(hook.on_step(self._run, step, update.loss) or {})
+                self._pending.update(_plain(hook.on_step(self._run, step, update.loss) or {}))
         if row is None or not self._run.is_main:
             return
         row.update(self._pending)
@@ -260,25 +264,14 @@ class _Training:
 
 def _identity(run: Run) -> dict[str, Any]:
     """What makes a run this run, and not another; a resume must agree with it."""
-    settings, learner = run.settings, cast(Learner, run.learner)
-    plain = (
-        "seed",
-        "total_steps",
-        "global_batch_size",
-        "accumulate",
-        "betas",
-        "eps",
-        "clip_grad",
-        "precision",
-    )
-    steps = [settings.total_steps * quarter // 4 for quarter in range(4)]
-    return {
-        **{name: getattr(settings, name) for name in plain},
-        "num_samples": run.num_samples,
-        "learning_rate": [float(settings.learning_rate(step)) for step in steps],
-        "weight_decay": [float(settings.weight_decay(step)) for step in steps],
-        "scheduled": [dict(learner.scheduled(step)) for step in steps],
-    }
+    learner, total_steps = cast(Learner, run.learner), run.settings.total_steps
+    scheduled = [_plain(learner.scheduled(total_steps * quarter // 4)) for quarter in range(4)]
+    return {**run.settings.identity(), "num_samples": run.num_samples, "scheduled": scheduled}
+
+
+def _plain(figures: Mapping[str, Any]) -> dict[str, float | None]:
+    """Python floats, whatever a hook or a learner computed with."""
+    return {name: None if value is None else float(value) for name, value in figures.items()}
 
 
 def _say(run: Run, message: str) -> None:

@@ -57,5 +57,5 @@ def set_schedules(optimizer: torch.optim.Optimizer, learning_rate: float, weight
         weight_decay: of the group that decays.
     """
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-        group["weight_decay"] = weight_decay if group["decay"] else 0.0
+        group["lr"] = float(learning_rate)  # a NumPy float would keep the checkpoint from being read back
+        group["weight_decay"] = float(weight_decay) if group["decay"] else 0.0

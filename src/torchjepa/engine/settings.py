@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Schedule = Callable[[int], float]
 PRECISIONS = ("32", "bf16-mixed", "16-mixed")
@@ -93,6 +93,19 @@ class TrainSettings:
                 f"TrainSettings: clip_grad must be a number above 0, got {self.clip_grad!r}; "
                 "None leaves gradients as they are."
             )
+
+    def identity(self) -> dict[str, Any]:
+        """What another value of would make it another run; schedules by their values at four steps."""
+        names = ("seed", "total_steps", "global_batch_size", "accumulate", "precision")
+        steps = [self.total_steps * quarter // 4 for quarter in range(4)]
+        return {
+            **{name: getattr(self, name) for name in names},
+            "betas": [float(beta) for beta in self.betas],
+            "eps": float(self.eps),
+            "clip_grad": None if self.clip_grad is None else float(self.clip_grad),
+            "learning_rate": [float(self.learning_rate(step)) for step in steps],
+            "weight_decay": [float(self.weight_decay(step)) for step in steps],
+        }
 
     def last_or_every(self, step: int, every: int) -> bool:
         """Whether something that is due every `every` steps, and at the last one, is due after `step`."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from torchjepa import dist
+from torchjepa import dist, rng
 from torchjepa.engine.optim import adamw, set_schedules
 from torchjepa.engine.settings import TrainSettings
 from torchjepa.engine.watch import FirstBadStep
@@ -78,9 +78,8 @@ class Stepper:
                 child.compile()
         self._module = fabric.setup_module(_LossModule(learner))
         if dist.is_distributed():
-            for (
-                buffer
-            ) in learner.buffers():  # DDP makes parameters equal at the start and leaves buffers to us
+            # DDP makes only the parameters equal at the start.
+            for buffer in learner.buffers():
                 torch.distributed.broadcast(buffer, 0)
         self._adamw = adamw(
             learner,
@@ -113,6 +112,8 @@ class Stepper:
 
     def _backward(self, stream: Iterator[Batch], step: int, micro: int) -> Loss:
         job = _Job(_next_batch(stream, step), step)
+        # Dropout and the like draw from torch's global generator; keyed, they repeat after a resume as well.
+        torch.manual_seed(rng.derive_seed(self._settings.seed, "loss", step, job.batch.row_start))
         num_micro = self._settings.accumulate
         with self._fabric.no_backward_sync(self._module, enabled=micro < num_micro - 1):
             total = self._module(job)

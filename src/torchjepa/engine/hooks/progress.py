@@ -10,7 +10,6 @@ from rich.live import Live
 from rich.text import Text
 
 from torchjepa.engine.run import Run
-from torchjepa.types import Loss
 
 _LEFT_OUT = frozenset({"step", "epoch", "loss", "lr", "weight_decay", "samples_per_second", "seconds"})
 
@@ -42,9 +41,6 @@ class Progress:
         self._figures = format_figures(row)
         if self._live is None:
             self._console.print(self._line(), soft_wrap=True)
-
-    def on_step(self, run: Run, step: int, loss: Loss) -> None:
-        """The live line counts steps by itself, from `run.step`."""
 
     def on_end(self, run: Run) -> None:
         """Close the live line, its last state left standing."""
