@@ -37,6 +37,9 @@ class _Plan:
     prefix: str = ""
     log_y: bool = False
     dashed: tuple[str, ...] = ()
+    from_zero: bool = False
+    at_least: int = 1
+    if_varying: bool = False
 
     def covers(self, name: str) -> bool:
         return name in self.keys or bool(self.prefix and name.startswith(self.prefix))
@@ -58,6 +61,7 @@ _PLANS = (
         "The named parts of the loss. One that stops moving early is either solved or ignored.",
         prefix="loss/",
         log_y=True,
+        at_least=2,
     ),
     _Plan(
         "rank",
@@ -67,6 +71,7 @@ _PLANS = (
         "How many directions the pooled features use, beside the most that a batch of this size can show. "
         "A fall towards 1 is a collapse to a line.",
         dashed=("health/max_rank",),
+        from_zero=True,
     ),
     _Plan(
         "spread",
@@ -75,6 +80,7 @@ _PLANS = (
         "standard deviation",
         "Standard deviation over the samples, averaged over the dimensions. A fall to 0 is a collapse to "
         "a point.",
+        from_zero=True,
     ),
     _Plan(
         "likeness",
@@ -91,6 +97,7 @@ _PLANS = (
         "relative to the mean target",
         "Squared error of the predictor relative to always predicting the mean target: 1 is no better "
         "than that, 0 is perfect.",
+        from_zero=True,
     ),
     _Plan(
         "probe",
@@ -112,6 +119,7 @@ _PLANS = (
         ("weight_decay",),
         "weight decay",
         "Not applied to biases and one-dimensional parameters.",
+        if_varying=True,
     ),
     _Plan(
         "momentum",
@@ -119,6 +127,7 @@ _PLANS = (
         ("momentum",),
         "momentum",
         "The share of itself that the target encoder keeps at every step.",
+        if_varying=True,
     ),
 )
 _LABELS = {"health/effective_rank": "features", "health/max_rank": "attainable with the batch"}
@@ -156,19 +165,23 @@ def draw_curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve]:
         rows: rows with a `step` and named numbers.
     """
     columns = _columns(rows)
-    curves = []
-    for plan in _PLANS:
-        names = [
-            name for name in columns if name in plan.keys or (plan.prefix and name.startswith(plan.prefix))
-        ]
-        if not names:
-            continue
-        lines = [Line(_label(name), *columns[name], dashed=name in plan.dashed) for name in names]
-        # A term that goes through zero (or below) has no place on a logarithmic axis.
-        log_y = plan.log_y and all(min(line.y) > 0 for line in lines)
-        svg = draw_lines(plan.name, lines, x_label="step", y_label=plan.y_label, log_y=log_y)
-        curves.append(Curve(plan.title, svg, plan.caption))
-    return curves
+    drawn = [(plan, _lines(plan, columns)) for plan in _PLANS]
+    return [Curve(plan.title, _figure(plan, lines), plan.caption) for plan, lines in drawn if lines]
+
+
+def _lines(plan: _Plan, columns: Mapping[str, tuple[list[float], list[float]]]) -> list[Line]:
+    names = [name for name in columns if plan.covers(name)]
+    if len(names) < plan.at_least or (plan.if_varying and all(len(set(columns[n][1])) == 1 for n in names)):
+        return []
+    return [Line(_label(name), *columns[name], dashed=name in plan.dashed) for name in names]
+
+
+def _figure(plan: _Plan, lines: Sequence[Line]) -> str:
+    # A term that goes through zero (or below) has no place on a logarithmic axis.
+    log_y = plan.log_y and all(min(line.y) > 0 for line in lines)
+    return draw_lines(
+        plan.name, lines, x_label="step", y_label=plan.y_label, log_y=log_y, from_zero=plan.from_zero
+    )
 
 
 def _columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:

@@ -115,16 +115,13 @@ def _context(run: RunFolder, material: ReportMaterial) -> dict[str, Any]:
 def _facts(
     description: Mapping[str, Any], rows: list[dict[str, Any]], scores: list[Score]
 ) -> list[tuple[str, str]]:
-    facts = [
-        ("Recipe", description.get("recipe")),
-        ("Data", _data(description)),
-        ("Seed", description.get("seed")),
-    ]
+    facts = [("Recipe", description.get("recipe")), ("Seed", description.get("seed"))]
     facts.append(("Device", description.get("device")))
     if rows:
-        facts.append(("Steps", f"{rows[-1].get('step', len(rows)):,}"))
+        facts.append(("Steps", f"{rows[-1].get('step', len(rows) - 1) + 1:,}"))
     if scores:
         facts.append(("Labelled samples", f"{scores[0].n_train:,} train, {scores[0].n_test:,} test"))
+    facts.append(("Data", _data(description)))
     return [(name, str(value)) for name, value in facts if value not in (None, "")]
 
 
@@ -171,9 +168,7 @@ def _neighbour_rows(examples: NeighbourExamples) -> dict[str, Any]:
         "nearest first, with their cosine similarity."
     )
     if labelled:
-        caption += (
-            " A solid green frame and \u2713: same label; a dashed orange frame and \u2717: another one."
-        )
+        caption += " Green frame and \u2713: same label; orange frame and \u2717: another label."
     return {"rows": rows, "caption": caption}
 
 
@@ -181,7 +176,7 @@ def _neighbour(label: str, other: str, image: str, similarity: float) -> dict[st
     tone, mark = "", ""
     if label and other:
         tone, mark = ("same", "\u2713 ") if label == other else ("other", "\u2717 ")
-    return {"image": image, "label": other, "mark": mark, "tone": tone, "similarity": f"{similarity:.2f}"}
+    return {"image": image, "label": other, "mark": mark, "tone": tone, "similarity": f"{similarity:.3f}"}
 
 
 def _data_errors(path: Path) -> dict[str, Any]:

@@ -66,7 +66,14 @@ class Line:
 
 
 def draw_lines(
-    name: str, lines: Sequence[Line], *, x_label: str, y_label: str, log_x: bool = False, log_y: bool = False
+    name: str,
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    log_x: bool = False,
+    log_y: bool = False,
+    from_zero: bool = False,
 ) -> str:
     """Curves over a common axis, as an inline SVG element.
 
@@ -80,6 +87,7 @@ def draw_lines(
         y_label: what runs along y, with its unit.
         log_x: logarithmic x axis.
         log_y: logarithmic y axis; values that are not positive are left out.
+        from_zero: let the y axis begin at 0.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -97,7 +105,9 @@ def draw_lines(
         if log_y:
             axes.set_yscale("log")
         else:
-            axes.ticklabel_format(axis="y", scilimits=(-3, 4), useMathText=False)
+            axes.ticklabel_format(axis="y", scilimits=(-3, 4), useMathText=False, useOffset=False)
+        if from_zero:
+            axes.set_ylim(bottom=0)
         if len(lines) > 1:
             figure.legend(
                 loc="outside upper left", ncols=min(3, len(lines)), handlelength=1.4, columnspacing=1.2
@@ -134,7 +144,7 @@ def _inline_svg(figure: Figure, name: str, description: str) -> str:
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would act on the whole page
     svg = re.sub(r"font-family: [^;]*; |stroke-linejoin: miter; ?", "", svg)
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     opening = f'<svg role="img" aria-label="{description}" '
