@@ -17,7 +17,7 @@ from torchjepa.energy import EnergyFn, SmoothL1Energy
 from torchjepa.models.encoding import evaluation_mode
 from torchjepa.nn.pooling import MeanPool
 from torchjepa.nn.predictor import Predictor
-from torchjepa.types import Batch, Encoder, Grid, Loss, Masks, MaskSampler
+from torchjepa.types import Batch, Encoder, Grid, Loss, Masks
 
 _DEFAULT_ENERGY = SmoothL1Energy()
 _DEFAULT_EMA = EMA(0.996)
@@ -40,7 +40,7 @@ class IJEPA(nn.Module):
     Args:
         encoder: the context encoder, any with the ViT's call. The target encoder is a copy of it.
         predictor: maps context tokens, their ids, target ids `[b, m, k]` and the grid to `[b, m, k, d]`.
-        mask: draws context and targets from `(grid, batch size, generator)`.
+        mask: a `MaskSampler`, draws context and targets from `(grid, batch size, generator)`.
         energy: distance of predicted to actual tokens, smooth L1 with beta 1 (as released).
         ema: moves the target encoder; momentum 0.996 throughout by default. As released it rises linearly to
             1: `EMA(0.996, LinearMomentumSchedule(0.996, total_steps=...))`. `EMA(0.0)` is a target that is
@@ -68,7 +68,7 @@ class IJEPA(nn.Module):
         encoder: Encoder,
         predictor: nn.Module,
         *,
-        mask: MaskSampler,
+        mask: Callable[[Grid, int, torch.Generator], Masks],
         energy: EnergyFn = _DEFAULT_ENERGY,
         ema: EMA | None = _DEFAULT_EMA,
         regularizer: CollapseRegularizer | None = None,
@@ -82,7 +82,7 @@ class IJEPA(nn.Module):
             raise ValueError(f"IJEPA: encoder must be an nn.Module, got {type(encoder).__name__}.")
         if isinstance(predictor, Predictor) and predictor.encoder_dim != encoder.embed_dim:
             raise ValueError(
-                f"IJEPA: the predictor takes tokens of {predictor.encoder_dim} channels and the encoder gives "
+                f"IJEPA: the predictor takes tokens of {predictor.encoder_dim} channels, the encoder gives "
                 f"{encoder.embed_dim}; build it with encoder_dim={encoder.embed_dim}."
             )
         if regularizer_weight < 0:
@@ -192,6 +192,11 @@ class IJEPA(nn.Module):
             step: the optimizer update, from 0.
         """
         return {} if self.ema is None else {"momentum": self.ema.get_momentum(step)}
+
+    @property
+    def deployable_encoder(self) -> nn.Module:
+        """The network that is judged and shipped: the target encoder, as in the paper."""
+        return self._target_network()
 
     def _target_network(self) -> nn.Module:
         return self.encoder if self.ema is None else self.target_encoder

@@ -48,6 +48,11 @@ class JointEmbedding(nn.Module):
         self.regularizer = regularizer
         self.pool = pool
 
+    @property
+    def deployable_encoder(self) -> nn.Module:
+        """The network that is judged and shipped: the encoder without the projector."""
+        return self.encoder
+
     def loss(self, batch: Batch, step: int) -> Loss:
         """The loss of a batch.
 

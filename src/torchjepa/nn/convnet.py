@@ -108,8 +108,8 @@ class ConvEncoder(nn.Module):
             return_intermediates: indices of stages whose outputs are wanted too, negative ones from the end.
 
         Returns:
-            `[b, h * w, d]`; with `return_intermediates` the pair of these and `{"stage_0": [b, h_0 * w_0, c_0],
-            ...}`, the places of each stage asked for.
+            `[b, h * w, d]`; with `return_intermediates` the pair of these and `{"stage_0": [b, h * w, c]}`
+            and so on, the places of each stage asked for.
 
         Raises:
             ValueError: `ids` is given, the inputs are not images, or there is no such stage.

@@ -19,6 +19,6 @@ def resolve_indices(kind: str, requested: Sequence[int], count: int) -> set[int]
     for index in requested:
         if not -count <= index < count:
             raise ValueError(
-                f"return_intermediates: there is no {index} among the {count} {kind}; choose from 0 to {count - 1}."
+                f"return_intermediates: no {index} among the {count} {kind}; choose 0 to {count - 1}."
             )
     return {index % count for index in requested}
