@@ -206,7 +206,8 @@ def _read_labels(
         labels = labels[:, 0]
     if labels.shape != (num,) or labels.dtype.kind not in "iuUS":
         raise DataError(
-            f"{where}: labels of shape {list(labels.shape)} and type {labels.dtype}; expected {num} integers or strings."
+            f"{where}: labels of shape {list(labels.shape)} and type {labels.dtype}; "
+            f"expected {num} integers or strings."
         )
     if labels.dtype.kind == "S":
         labels = np.char.decode(labels, "utf-8")

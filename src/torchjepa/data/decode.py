@@ -17,7 +17,7 @@ def decode_image(path: str | os.PathLike[str], min_size: int | None = None) -> N
 
     The first frame of an animation; rotated and mirrored as its EXIF data says; transparency laid over white;
     CMYK and other colour spaces to RGB; 16-bit values divided by 257 (scaled, not clipped); 32-bit integers
-    beyond 16 bits and floating point, which have no range of their own, stretched from their minimum and maximum.
+    beyond 16 bits and floating point, which have no range of their own, stretched from minimum to maximum.
 
     Args:
         path: the file.
@@ -32,7 +32,7 @@ def decode_image(path: str | os.PathLike[str], min_size: int | None = None) -> N
     """
     try:
         with Image.open(path) as image:
-            if min_size is not None and image.format == "JPEG":
+            if min_size is not None and image.format in ("JPEG", "MPO"):
                 image.draft(image.mode, (min_size, min_size))
             image.load()
             return _to_array(ImageOps.exif_transpose(image))
@@ -59,7 +59,7 @@ def _to_array(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def scale_to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Wide pixel values to uint8: 16 bits divided by 257; wider integers and floats from their own minimum and maximum.
+    """Wide pixel values to uint8: 16 bits divided by 257, all else stretched from minimum to maximum.
 
     Args:
         values: any shape, integers or floats.

@@ -81,7 +81,7 @@ class ErrorLog:
         listed = f" All of them are listed in {self.path}." if self.path is not None else ""
         return (
             f"{len(self._failed)} of the {self.num_samples} samples cannot be decoded, more than the "
-            f"{self.max_fraction:.2%} allowed: {first}.{listed} Mend or remove them, or allow a larger fraction."
+            f"{self.max_fraction:.2%} allowed: {first}.{listed} Mend or remove them, or allow more."
         )
 
     def _read(self) -> None:

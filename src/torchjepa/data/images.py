@@ -22,15 +22,17 @@ _NUM_LOOKED_AT = 16  # images decoded at the start to learn the channels and whe
 class FolderSource:
     """The images below a folder, sorted by path; a top-level folder's name is the label of what it holds.
 
-    Hidden files and folders are passed over; links are followed, no folder twice. Images that lie at the top have
-    no label. Where a look at some images finds one size, decoded images are kept in memory that forked workers
-    share, so that each is decoded once and not in every epoch.
+    Hidden files and folders are passed over; links are followed, no folder twice. Images that lie at the top
+    have no label. Where a look at some images finds one size, decoded images are kept in memory that forked
+    workers share, so that each is decoded once and not in every epoch. The same look sets `num_channels`: 3
+    if any of them is in colour.
 
     Args:
         path: the folder.
-        min_size: short side in pixels below which a JPEG is not reduced while it is decoded (see `decode_image`).
-            With twice the training size no crop of a quarter of the area or more is enlarged. `None`: full size.
-        cache_bytes: the most memory that the whole set may take decoded to be kept, default 1 GiB; 0 keeps nothing.
+        min_size: short side in pixels that a JPEG keeps when it is reduced while it is decoded (see
+            `decode_image`). With twice the training size no crop of a quarter of the area or more is
+            enlarged. `None`: full size.
+        cache_bytes: decoded images are kept if all of them fit in this many bytes, default 1 GiB; 0: never.
 
     Raises:
         DataError: the path does not exist, is not a folder, cannot be read, or holds no images.
@@ -41,12 +43,13 @@ class FolderSource:
     ) -> None:
         self.path = os.fspath(path)
         self.min_size = min_size
-        self._names = _Names(sorted(_find_images(self.path)))
-        if not len(self._names):
+        names = sorted(_find_images(self.path))
+        if not names:
             raise DataError(
                 f"{self.path!r} holds no images (looked for {', '.join(EXTENSIONS)} at any depth)."
             )
-        tops = [name.split("/", 1)[0] if "/" in name else "" for name in self._names]
+        self._names = _Names(names)
+        tops = [name.split("/", 1)[0] if "/" in name else "" for name in names]
         self.classes: tuple[str, ...] = tuple(sorted(set(tops) - {""}))
         place = {name: index for index, name in enumerate(self.classes)}
         self.labels: NDArray[np.int64] = np.asarray([place.get(top, -1) for top in tops], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Streams of batches: keyed training batches in any number of workers, and all samples in order for judging."""
+"""Streams of batches: keyed ones to train on, in any number of workers, and all samples in order to judge."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ _REPLACEMENTS = 16  # tries for one undecodable sample; at 1 % bad files all fai
 
 
 class _Raw(NamedTuple):
-    # What crosses from a worker: uint8 crops [v, b, h, w, c] (a quarter of the bytes of floats) and their samples.
+    # What crosses from a worker: uint8 crops [v, b, h, w, c], a quarter of the bytes of floats, and whose
+    # they are.
     crops: Tensor
     ids: Tensor
     labels: Tensor
@@ -43,8 +44,8 @@ class BatchStream:
     """The batches that a learner trains on.
 
     Workers decode and crop; colours and normalisation follow on the device, on the whole batch. A batch is a
-    function of the seed and its keys alone, so any number of workers gives the same run. A sample that cannot be
-    decoded is replaced by another, drawn with the key `(seed, epoch, sample)`, and listed in `errors`.
+    function of the seed and its keys alone, so any number of workers gives the same run. A sample that cannot
+    be decoded is replaced by another, drawn with the key `(seed, epoch, sample)`, and listed in `errors`.
 
     Args:
         source: where the images come from.
@@ -165,8 +166,8 @@ class _TrainingSamples(Dataset[_Raw]):
             draw = uniforms(self.seed, "replacement", epoch, attempt, ids=[index], num=1)[0, 0]
             wanted = int(draw * len(self.source))
         raise DataError(
-            f"{self.source.name(index)} cannot be decoded ({errors[-1][2]}), nor can {_REPLACEMENTS - 1} samples "
-            "drawn in its place. Check that the files are images."
+            f"{self.source.name(index)} cannot be decoded ({errors[0][2]}), nor can {_REPLACEMENTS - 1} "
+            "samples drawn in its place. Check that the files are images."
         )
 
 
@@ -215,9 +216,12 @@ def _load(
         num_workers=num_workers,
         collate_fn=_as_it_is,
         worker_init_fn=_start_worker,
-        # Forked workers share what is in memory; elsewhere fork is missing or unsafe with the system's libraries.
+        # Forked workers share what is in memory; elsewhere fork is missing, or unsafe in the system's
+        # libraries.
         multiprocessing_context="fork" if sys.platform == "linux" else None,
         pin_memory=device.type == "cuda",
+        # Without its own, torch's global generator is drawn from, and a worker would change the run.
+        generator=torch.Generator(),
     )
     try:
         for raw in loader:
@@ -242,13 +246,14 @@ def _failed(failure: _Failure) -> Exception:
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group: the parent decides when its workers end. A handler that the parent
-    # installed for SIGTERM must not keep a worker alive. Threads are already limited to one by torch.
+    # Ctrl-C reaches the whole process group, but the parent decides when its workers end; and a handler
+    # that the parent installed for SIGTERM must not keep a worker alive. torch limits a worker to one
+    # thread by itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _as_it_is(item: _Raw | _Failure) -> _Raw | _Failure:
+def _as_it_is(item: Any) -> Any:
     return item
 
 

@@ -21,10 +21,10 @@ _ORDERS = np.asarray(list(permutations(range(4))))
 class Photometric:
     """Colour jitter, grayscale, blur and solarisation, in this order; the defaults are BYOL's, without blur.
 
-    Jitter applies brightness (x f), contrast (mean gray + f (x - mean gray)), saturation (gray + f (x - gray)) and
-    hue (a turn by f of the circle at equal value and chroma) in an order drawn for each sample, with f drawn
-    uniformly from [max(0, 1 - strength), 1 + strength], for hue from [-strength, strength]; values are cut to
-    [0, 1] after each. Saturation, hue and grayscale pass over images that are not RGB.
+    Jitter applies brightness (f x), contrast (mean gray + f (x - mean gray)), saturation (gray + f (x -
+    gray)) and hue (turned by f at equal value and chroma) in an order drawn for each sample, with f drawn
+    uniformly from [max(0, 1 - strength), 1 + strength], for hue from [-strength, strength]; values are cut
+    to [0, 1] after each. Saturation, hue and grayscale pass over images that are not RGB.
 
     Args:
         jitter_probability: chance of the four changes of jitter.
@@ -75,7 +75,7 @@ class Photometric:
 
         Args:
             x: values in [0, 1]; overwritten.
-            draws: uniform draws in [0, 1), `[b, NUM_DRAWS]`; row i decides everything that happens to sample i.
+            draws: uniform draws in [0, 1), `[b, NUM_DRAWS]`; row i decides all that happens to sample i.
 
         Returns:
             Values in [0, 1].
@@ -131,8 +131,8 @@ def _change(
     x.index_copy_(0, index, change(x.index_select(0, index), *extra))
 
 
-# Products and sums stay separate operations below: a fused one rounds differently in the middle and at the end of
-# a row of memory, and the same image would depend on its batch by a bit.
+# Products and sums stay separate operations below: a fused one may round differently in the middle and at the
+# end of a row of memory, and the same image would then depend on its batch by a bit.
 
 
 def _gray(x: Tensor) -> Tensor:
@@ -161,8 +161,8 @@ def _saturate(x: Tensor, factor: Tensor) -> Tensor:
 def turn_hue(x: Float[Tensor, "b c h w"], turns: Float[Tensor, "b 1 1 1"]) -> Float[Tensor, "b c h w"]:
     """Turn the hue of RGB values at equal value and chroma (HSV).
 
-    channel = V - C clip(min(k, 4 - k), 0, 1) with k = (n + 6 h) mod 6 and n = 5, 3, 1 for red, green, blue, which
-    skips the way through saturation and back: four times faster than two conversions.
+    channel = V - C clip(min(k, 4 - k), 0, 1) with k = (n + 6 h) mod 6 and n = 5, 3, 1 for red, green, blue,
+    which skips the way through saturation and back: four times faster than kornia's two conversions.
 
     Args:
         x: RGB values in [0, 1].
@@ -182,8 +182,13 @@ def turn_hue(x: Float[Tensor, "b c h w"], turns: Float[Tensor, "b 1 1 1"]) -> Fl
 
 
 def _blur(x: Tensor, sigma: Tensor, most: float) -> Tensor:
-    from kornia.filters import gaussian_blur2d  # a third of a second to import
+    from kornia.filters import gaussian_blur2d  # here, as the import takes a third of a second
 
     # Three standard deviations of the widest blur to each side, less where the image is smaller than that.
-    height, width = (2 * min(math.ceil(3 * most), side - 1) + 1 for side in x.shape[2:])
-    return gaussian_blur2d(x, (height, width), sigma.view(-1, 1).expand(-1, 2))
+    size = [2 * min(math.ceil(3 * most), side - 1) + 1 for side in x.shape[2:]]
+    # A lone gray image is doubled: one plane would go through another convolution of torch's than many planes
+    # do, and come out different by a bit.
+    num = len(x)
+    if x.shape[:2] == (1, 1):
+        x, sigma = x.repeat(2, 1, 1, 1), sigma.repeat(2, 1, 1, 1)
+    return gaussian_blur2d(x, (size[0], size[1]), sigma.view(-1, 1).expand(-1, 2))[:num]

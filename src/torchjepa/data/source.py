@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -48,7 +49,10 @@ class Subset:
     """
 
     def __init__(
-        self, source: ImageSource, indices: Sequence[int] | None = None, classes: Sequence[str] | None = None
+        self,
+        source: ImageSource,
+        indices: Sequence[int] | NDArray[np.int64] | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         self.source = source
         self.indices = np.arange(len(source)) if indices is None else np.asarray(indices, dtype=np.int64)
@@ -72,7 +76,5 @@ class Subset:
 
     def fingerprint(self) -> dict[str, object]:
         """That of the whole, and which part of it this is."""
-        from torchjepa.rng import derive_seed
-
-        chosen = derive_seed(0, *(int(index) for index in self.indices))
-        return {**self.source.fingerprint(), "subset": len(self), "subset_key": f"{chosen:016x}"}
+        chosen = hashlib.sha256(self.indices.tobytes()).hexdigest()
+        return {**self.source.fingerprint(), "subset_size": len(self), "subset_sha256": chosen}

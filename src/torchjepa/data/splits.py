@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -43,9 +42,10 @@ def open_data(
 ) -> DataSplit:
     """Open a data set for training and judging.
 
-    `test_data`, where given, is the test part. Else a folder whose only folders are `train` and one or more of
-    test, val, valid, validation is taken as that split (the first of these that is there). Else a sample is held
-    out when a hash of `(seed, its name)` falls below `holdout`, so that it stays where it is when others are added.
+    `test_data`, where given, is the test part. Else a folder whose only folders are `train` and one or more
+    of test, val, valid, validation is taken as that split (the first of these that is there). Else a sample
+    is held out when a hash of `(seed, its name)` falls below `holdout`, so that it stays on its side when
+    others are added.
 
     Args:
         data: a folder of images, an .npz or .npy file, or `None` for the embedded digits.
@@ -55,29 +55,29 @@ def open_data(
         min_size: short side that JPEGs keep when they are decoded at reduced size (see `FolderSource`).
 
     Raises:
-        DataError: a path that cannot be used, fewer than two samples, or parts without a class in common.
-        ValueError: `holdout` outside (0, 1), or `test_data` without `data`.
+        DataError: a path that cannot be used, fewer than two samples, `test_data` without `data` or within
+            it, or parts without a class in common.
+        ValueError: `holdout` outside (0, 1).
     """
     if not 0 < holdout < 1:
         raise ValueError(f"open_data: holdout must be between 0 and 1, got {holdout}.")
     if data is None:
         if test_data is not None:
-            raise ValueError(
-                f"open_data: test_data={test_data!r} needs data; the embedded digits bring their own."
-            )
+            raise DataError(f"test data ({test_data!r}) needs data; the embedded digits bring their own.")
         train, test = DigitsSource("train"), DigitsSource("test")
         return DataSplit(train, test, f"embedded digits: {len(train)} training, {len(test)} test canvases")
+    folders = _split_folders(data)
     if test_data is not None:
-        return _pair(_open(data, min_size), _open(test_data, min_size), f"train: {data}, test: {test_data}")
-    if (folders := _split_folders(data)) is not None:
-        train, test, rest = folders
-        note = f"; not used: {', '.join(rest)}" if rest else ""
-        return _pair(
-            FolderSource(Path(data) / train, min_size=min_size),
-            FolderSource(Path(data) / test, min_size=min_size),
-            f"{data} is divided into folders: trained on {train}, judged on {test}{note}",
-        )
-    return _hold_out(_open(data, min_size), data, holdout, seed)
+        train_path = data if folders is None else folders[0]
+        test_folders = _split_folders(test_data)
+        test_path = test_data if test_folders is None else test_folders[1]
+    elif folders is not None:
+        train_path, test_path = folders
+    else:
+        return _hold_out(_open(data, min_size), data, holdout, seed)
+    _check_apart(train_path, test_path)
+    train, test = _open(train_path, min_size), _open(test_path, min_size)
+    return _pair(train, test, f"train: {train_path}, test: {test_path}")
 
 
 def _open(data: str, min_size: int | None) -> ImageSource:
@@ -86,8 +86,14 @@ def _open(data: str, min_size: int | None) -> ImageSource:
     return FolderSource(data, min_size=min_size)
 
 
-def _split_folders(data: str) -> tuple[str, str, list[str]] | None:
-    # A class called "test" beside other classes is a class: only a folder of nothing but split names is a split.
+def _check_apart(train: str, test: str) -> None:
+    whole, part = os.path.realpath(train), os.path.realpath(test)
+    if part == whole or part.startswith(whole + os.sep):
+        raise DataError(f"test data ({test!r}) lie within training data ({train!r}); keep them apart.")
+
+
+def _split_folders(data: str) -> tuple[str, str] | None:
+    # A class called "test" beside other classes is a class: only nothing but split names makes a split.
     if not os.path.isdir(data):
         return None
     try:
@@ -100,7 +106,7 @@ def _split_folders(data: str) -> tuple[str, str, list[str]] | None:
     tests = [name for name in _TEST_FOLDERS if name in found]
     if "train" not in found or not tests or set(found) - {"train", *_TEST_FOLDERS}:
         return None
-    return found["train"], found[tests[0]], [found[name] for name in tests[1:]]
+    return os.path.join(data, found["train"]), os.path.join(data, found[tests[0]])
 
 
 def _pair(train: ImageSource, test: ImageSource, description: str) -> DataSplit:
@@ -113,7 +119,7 @@ def _pair(train: ImageSource, test: ImageSource, description: str) -> DataSplit:
             )
         if unknown:
             num = int(np.isin(test.labels, [test.classes.index(name) for name in unknown]).sum())
-            description += f"; {num} test samples are not judged, as training has no class {_few(unknown)}"
+            description += f"; {num} test samples are not judged: training has no class {_few(unknown)}"
     if test.classes != train.classes:
         test = Subset(test, classes=train.classes)
     return DataSplit(train, test, f"{description} ({len(train)} training, {len(test)} test samples)")
