@@ -1,5 +1,6 @@
 """Judging encoders: features, probes, baselines, and figures of a representation's health."""
 
+from torchjepa.evaluation.export import write_features
 from torchjepa.evaluation.features import Features, extract_features, raw_pixels, stream_features
 from torchjepa.evaluation.health import measure_health
 from torchjepa.evaluation.judge import Score, best_baseline, judge, read_scores, score_table, write_scores
@@ -38,5 +39,6 @@ __all__ = [
     "relative_error",
     "score_table",
     "stream_features",
+    "write_features",
     "write_scores",
 ]
