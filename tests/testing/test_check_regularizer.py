@@ -139,7 +139,8 @@ class LocalStatistics(Sound):
 
     def compute(self, z_a, z_b):
         terms = super().compute(z_a, z_b)
-        local = (z_a - z_b).to(terms.invariance.dtype).square().mean()
+        wide = terms.invariance.dtype
+        local = (z_a.to(wide) - z_b.to(wide)).square().mean()
         return VICRegLoss(25 * local, terms.variance, terms.covariance)
 
 
