@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,9 @@ _LEAST_SUCCESS = 0.5
 # The context length is this quantile of the untrimmed length under the least favourable block size: lower and
 # more context is thrown away, higher and more samples are redrawn, which thins out far-apart target blocks.
 _QUANTILE = 0.05
-_CALIBRATION_SAMPLES = 8192
+# It is measured on the largest target sizes, drawing about this many tokens (a few hundredths of a second).
+_CALIBRATION_SIZES = 16
+_CALIBRATION_TOKENS = 2**21
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +43,8 @@ class MultiBlockMasking:
     Every context has the same length n_ctx, fixed by grid and configuration: the 5 % quantile of the length
     before trimming, found once by a keyed simulation. A longer context loses a uniformly random subset; a
     sample that falls short is drawn again. On 14 x 14 a target block covers 15 to 18 %, the union of four
-    47 %, the context 41 % before and 28 % after trimming (32 % of it is dropped at random; the published
-    sampler drops 39 % at batch 128, always from the bottom rows).
+    47 % (48 % if rounding could leave the scale range), the context 41 % before and 28 % after trimming: 32 %
+    of it is dropped at random, where the published sampler drops 39 % at batch 128 from the bottom rows.
 
     All target blocks of a call share one size, so that each is a whole rectangle and `[b, m, k]` is dense.
     The size is drawn by the generator alone, so a sample's distribution is the same in a batch of 1 and of
@@ -118,7 +121,14 @@ class MultiBlockMasking:
         return Masks(torch.from_numpy(context), torch.from_numpy(targets))
 
     def context_length(self, grid: Grid) -> int:
-        """n_ctx on this grid, the same for every batch (not under `legacy`, where the batch decides)."""
+        """The number of context tokens n_ctx that every sample of every batch has.
+
+        Args:
+            grid: the token grid, t = 1.
+
+        Raises:
+            ValueError: under `legacy`, where the batch decides; or the grid leaves too little context.
+        """
         if self.legacy:
             raise ValueError("MultiBlockMasking: under legacy=True the context length depends on the batch.")
         return _plan(self, grid).context_length
@@ -199,8 +209,9 @@ def _plan(mask: MultiBlockMasking, grid: Grid) -> _Plan:
     target_shapes = block_shapes(grid.h, grid.w, mask.target_scale, mask.target_aspect)
     context_shapes = block_shapes(grid.h, grid.w, mask.context_scale, mask.context_aspect)
     plan = _Plan(mask, grid, target_shapes, context_shapes, 0)
-    sizes = target_shapes.sizes
-    num = min(max(_CALIBRATION_SAMPLES // len(sizes), 128), 2048)
+    largest = np.argsort(target_shapes.sizes.prod(axis=1), kind="stable")[-_CALIBRATION_SIZES:]
+    sizes = target_shapes.sizes[largest]
+    num = min(max(_CALIBRATION_TOKENS // (grid.num_tokens * len(sizes)), 128), 2048)
     generator = keyed_generator(0, "context length")
     lengths = [np.count_nonzero(draw_blocks(plan, size, num, generator)[1], axis=1) for size in sizes]
     quantile = min(int(np.sort(length)[int(_QUANTILE * num)]) for length in lengths)
@@ -216,16 +227,16 @@ def _check_success(
     if success < _LEAST_SUCCESS:
         raise ValueError(
             f"MultiBlockMasking: on a {grid.h} x {grid.w} grid {mask.num_targets} target blocks of "
-            f"{size[0]} x {size[1]} tokens leave a context of {wanted} or more tokens in only {success:.0%} of "
-            f"the draws, and {_LEAST_SUCCESS:.0%} are needed. Lower num_targets={mask.num_targets}, "
+            f"{size[0]} x {size[1]} tokens leave {wanted} or more context tokens in only {success:.0%} of "
+            f"the draws; {_LEAST_SUCCESS:.0%} are needed. Lower num_targets={mask.num_targets}, "
             f"target_scale={mask.target_scale} or min_context={mask.min_context}, raise "
             f"context_scale={mask.context_scale}, or use a finer grid (larger images or smaller patches)."
         )
 
 
-def _checked_range(name: str, value: object, greatest: float) -> tuple[float, float]:
+def _checked_range(name: str, value: Any, greatest: float) -> tuple[float, float]:
     try:
-        low, high = (float(bound) for bound in value)  # type: ignore[union-attr,attr-defined]
+        low, high = (float(bound) for bound in value)
     except (TypeError, ValueError):
         low = high = float("nan")
     if not (0 < low <= high <= greatest and high < float("inf")):

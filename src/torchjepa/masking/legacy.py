@@ -74,7 +74,8 @@ def _block_size(
     if rows * columns < least:
         raise ValueError(
             f"MultiBlockMasking(legacy=True): a {role} block of {rows} x {columns} tokens on a "
-            f"{grid.h} x {grid.w} grid is below min_context={least}. Lower min_context, use a finer grid, or legacy=False."
+            f"{grid.h} x {grid.w} grid is below min_context={least}. Lower min_context, use a finer grid, "
+            "or legacy=False."
         )
     return rows, columns
 

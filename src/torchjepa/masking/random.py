@@ -74,7 +74,7 @@ class RandomMasking:
         if block_length < 1 or self.num_targets * block_length >= grid.num_tokens:
             raise ValueError(
                 f"RandomMasking: ratio={self.ratio} with num_targets={self.num_targets} gives target "
-                f"blocks of {block_length} tokens on a grid of {grid.num_tokens}; every block and the context need at "
-                "least one. Change ratio or num_targets, or use a finer grid (smaller patches)."
+                f"blocks of {block_length} tokens on a grid of {grid.num_tokens}; every block and the "
+                "context need at least one. Change ratio or num_targets, or use a finer grid."
             )
         return block_length
