@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import torchjepa.nn
 from torchjepa.data import Preprocessing
+from torchjepa.nn import pool_by_name
 
 FORMAT = 1
 CUSTOM = "custom"
@@ -68,8 +69,9 @@ def save_encoder(
         The folder.
 
     Raises:
-        ValueError: `extra` or the encoder's configuration does not fit into JSON.
+        ValueError: there is no such pooling, or `extra` or the encoder's configuration does not fit into JSON.
     """
+    pool_by_name(pool)
     folder = Path(folder)
     own = _own_architectures().get(type(encoder).__name__) is type(encoder)
     config = {
@@ -134,7 +136,7 @@ def _build(config: Mapping[str, Any], folder: Path) -> nn.Module:
             "build it yourself and pass it: load_encoder(folder, model=...)."
         )
     known = _own_architectures()
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(
             f"load_encoder: {folder} names the architecture {name!r}; torchjepa.nn has "
             f"{', '.join(sorted(known))}. Pass the network itself as model=..., or update torchjepa."
@@ -184,6 +186,9 @@ def _read_config(path: Path) -> dict[str, Any]:
             "update it, or save the encoder again."
         )
     _check_keys(path, config, _REQUIRED, _OPTIONAL)
+    if not isinstance(config["kwargs"], dict):
+        raise ValueError(f"load_encoder: {path}: kwargs must be an object, got {config['kwargs']!r}.")
+    pool_by_name(config["pool"])
     return config
 
 
