@@ -16,6 +16,7 @@ from torchjepa.data.errors import DataError, DecodeError
 _IMAGE_KEYS = ("images", "x", "arr_0")
 _LABEL_KEYS = ("labels", "y", "arr_1")
 _CHANNELS = (1, 3, 4)
+_NPY_MAGIC = b"\x93NUMPY"
 
 
 class ArraySource:
@@ -129,15 +130,20 @@ def _load(path: str) -> dict[str, NDArray[Any]]:
     try:
         if path.lower().endswith(".npz"):
             return _load_npz(path)
+        with open(path, "rb") as file:  # of any other file np.load says that it is pickled
+            if file.read(len(_NPY_MAGIC)) != _NPY_MAGIC:
+                raise DataError(f"{path!r} is not a readable NumPy file: it does not begin like one.")
         return {"images": np.load(path, mmap_mode="r", allow_pickle=False)}
+    except DataError:
+        raise
     except PermissionError as error:
         raise DataError(f"{path!r} cannot be read: permission denied.") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if "allow_pickle" in str(error) or "Object arrays" in str(error):
+        if "object" in str(error).lower():
             raise DataError(
                 f"{path!r} holds Python objects (a pickle), not numbers; it is not opened."
             ) from error
-        raise DataError(f"{path!r} is not a readable NumPy file: {error}.") from error
+        raise DataError(f"{path!r} is not a readable NumPy file: {str(error).rstrip('.')}.") from error
 
 
 def _load_npz(path: str) -> dict[str, NDArray[Any]]:
@@ -166,7 +172,7 @@ def _map_member(path: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) ->
         shape, fortran, dtype = read_header(file)
         header_length = file.tell()
     if dtype.hasobject:
-        raise ValueError("Object arrays cannot be mapped")
+        raise ValueError("an array of objects")
     if 0 in shape:
         return np.empty(shape, dtype)
     with open(path, "rb") as raw:
