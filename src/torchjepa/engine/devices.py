@@ -40,6 +40,7 @@ def launch(settings: TrainSettings) -> Fabric:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
+    _check_precision(settings)
     devices, num_nodes = _layout(settings)
     parallel = devices * num_nodes > 1
     # Buffers are equal on all ranks by construction (global batch norm, EMA), so broadcasting them every
@@ -59,7 +60,6 @@ def launch(settings: TrainSettings) -> Fabric:
         strategy=strategy,
         precision="32-true" if settings.precision == "32" else settings.precision,  # type: ignore[arg-type]
     )
-    _check_precision(settings.precision, fabric.device)
     fabric.launch()
     if dist.world_size() != fabric.world_size:
         raise ValueError(
@@ -85,13 +85,17 @@ def _layout(settings: TrainSettings) -> tuple[int, int]:
 def _num_devices(settings: TrainSettings) -> int:
     if settings.devices != "auto":
         return settings.devices
-    on_cuda = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return torch.cuda.device_count() if on_cuda else 1
+    return torch.cuda.device_count() if _on_cuda(settings) else 1
 
 
-def _check_precision(precision: str, device: torch.device) -> None:
-    if precision == "16-mixed" and device.type != "cuda":
+def _on_cuda(settings: TrainSettings) -> bool:
+    return settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def _check_precision(settings: TrainSettings) -> None:
+    # Here and not left to fabric, which would go on in bfloat16.
+    if settings.precision == "16-mixed" and not _on_cuda(settings):
         raise ValueError(
-            f"precision 16-mixed needs a CUDA GPU, and the run is on {device.type}: float16 is slow there, "
-            "and its gradients vanish without the GPU's loss scaling. Use bf16-mixed or 32."
+            "precision 16-mixed needs a CUDA GPU, and this run has none: elsewhere float16 is slow, and its "
+            "gradients vanish without the GPU's loss scaling. Use bf16-mixed or 32."
         )

@@ -119,11 +119,10 @@ def write_json(path: str | Path, value: Any) -> None:
         path: the file.
         value: what it shall hold.
     """
-    path = Path(path)
+    path, text = Path(path), json.dumps(value, indent=2, ensure_ascii=False)
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+        file.write(f"{text}\n")
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -60,7 +60,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     if not floating:
         return True
     largest = torch._foreach_norm(floating, float("inf"))
-    return bool(torch.isfinite(torch.stack([norm.float() for norm in largest])).all())
+    return bool(torch.stack([torch.isfinite(norm) for norm in largest]).all())
 
 
 class Vote:

@@ -1,0 +1,82 @@
+"""What the tests run in processes of their own; arguments are JSON, results are files."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from tests.engine import tiny
+from torchjepa.engine import KeyedSampler, MetricsFile, RunFolder, TensorBoard, train
+from torchjepa.types import Batch
+
+
+def run(
+    folder: str,
+    *,
+    resume: bool = False,
+    pause: float = 0.0,
+    workers: int = 0,
+    learner: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
+) -> None:
+    """Train the tiny learner; a rank leaves its result and its weights beside the run."""
+    torch.set_num_threads(1)
+    model = tiny.TinyLearner(**(learner or {}))
+    where = RunFolder.open(folder) if resume else RunFolder.create(folder, {})
+    load = functools.partial(_worker_batches, workers) if workers else tiny.batches
+    result = train(
+        model,
+        functools.partial(_slowly, pause, load),
+        num_samples=tiny.NUM_SAMPLES,
+        settings=tiny.settings(**(settings or {})),
+        folder=where,
+        hooks=[MetricsFile(), TensorBoard()] if not pause else [MetricsFile()],
+        resume=resume,
+    )
+    rank = 0 if result.is_main else 1
+    torch.save(model.state_dict(), f"{folder}-rank{rank}.pt")
+    Path(f"{folder}-rank{rank}.json").write_text(json.dumps(asdict(result)))
+
+
+def diverge(folder: str, **arguments: Any) -> None:
+    """Like `run`, and leaves the error's step."""
+    from torchjepa.engine import DivergedError, is_main_process
+
+    try:
+        run(folder, **arguments)
+    except DivergedError as error:
+        rank = 0 if is_main_process() else 1
+        Path(f"{folder}-rank{rank}.json").write_text(json.dumps({"step": error.step, "error": str(error)}))
+
+
+def run_in_group(rank: int, port: int, **arguments: Any) -> None:
+    """`run` in a process group of two that somebody else has set up."""
+    address = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    run(**arguments)
+
+
+def _slowly(pause: float, load: Any, sampler: KeyedSampler, device: torch.device) -> Iterator[Batch]:
+    for batch in load(sampler, device):
+        time.sleep(pause)
+        yield batch
+
+
+def _worker_batches(workers: int, sampler: KeyedSampler, device: torch.device) -> Iterator[Batch]:
+    data = tiny.TinyData(sampler.num_samples)
+    yield from DataLoader(
+        data, sampler=sampler, batch_size=None, num_workers=workers, collate_fn=tiny.as_it_is
+    )
+
+
+if __name__ == "__main__":
+    run(sys.argv[1], **json.loads(sys.argv[2]))
