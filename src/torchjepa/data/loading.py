@@ -223,13 +223,21 @@ def _load(
         # Without its own, torch's global generator is drawn from, and a worker would change the run.
         generator=torch.Generator(),
     )
+    iterator = iter(loader)
     try:
-        for raw in loader:
+        while (raw := _next(iterator)) is not None:
             if isinstance(raw, _Failure):
                 raise _failed(raw)
             yield raw
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    finally:
+        del iterator  # ends the workers, also while the traceback of an error keeps this frame
+
+
+def _next(iterator: Iterator[_Raw | _Failure]) -> _Raw | _Failure | None:
+    try:
+        return next(iterator, None)
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise RuntimeError(
             "A data worker was killed, most often because memory or shared memory (/dev/shm) ran out: "
