@@ -32,20 +32,17 @@ def joined(parts: list[Features]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
-def read(path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+def read(path) -> tuple[list[str], list[str], np.ndarray]:
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as file:
-            return file["ids"], file["labels"], file["features"], list(file.get("names", []))
+            return file["ids"].tolist(), file["labels"].tolist(), file["features"]
     if path.suffix == ".csv":
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
         features = [[np.float32(row[f"f{i}"]) for i in range(5)] for row in rows]
-        ids, labels = ([int(row[key]) for row in rows] for key in ("id", "label"))
-        return np.array(ids), np.array(labels), np.array(features), [r["name"] for r in rows if "name" in r]
-    parquet = pytest.importorskip("pyarrow.parquet")
-    table = parquet.read_table(path).to_pydict()
-    features = np.array(table["features"], dtype=np.float32)
-    return np.array(table["id"]), np.array(table["label"]), features, table.get("name", [])
+        return [row["id"] for row in rows], [row["label"] for row in rows], np.array(features)
+    table = pytest.importorskip("pyarrow.parquet").read_table(path).to_pydict()
+    return table["id"], table["label"], np.array(table["features"], dtype=np.float32)
 
 
 @pytest.mark.parametrize("ending", [".npz", ".csv", ".parquet", ".NPZ"])
@@ -53,14 +50,18 @@ def read(path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
 def test_what_is_read_back_is_what_was_written(tmp_path, ending, named):
     parts = chunks()
     path = tmp_path / f"features{ending}"
-    num = write_features(path, iter(parts), names=(lambda i: f"a/{i}.jpg") if named else None)
-    ids, labels, features, names = read(path.rename(path.with_suffix(ending.lower())))
+    words = {"name": lambda i: f"a/{i}, b.jpg", "classes": ("cat", "dög")} if named else {}
+    assert write_features(path, iter(parts), **words) == 8
+    ids, labels, features = read(path.rename(path.with_suffix(ending.lower())))
     wanted = joined(parts)
-    assert num == 8
-    np.testing.assert_array_equal(ids, wanted[0])
-    np.testing.assert_array_equal(labels, wanted[1])
     np.testing.assert_array_equal(features, wanted[2])
-    assert list(names) == ([f"a/{i}.jpg" for i in wanted[0]] if named else [])
+    assert features.dtype == np.float32
+    if named:
+        assert ids == [f"a/{i}, b.jpg" for i in wanted[0]]
+        assert labels == [("cat", "dög", "")[label] for label in wanted[1]]
+    else:
+        assert [int(i) for i in ids] == wanted[0].tolist()
+        assert [int(label) for label in labels] == wanted[1].tolist()
 
 
 @pytest.mark.parametrize("ending", [".npz", ".csv", ".parquet"])

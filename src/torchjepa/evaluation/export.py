@@ -7,32 +7,39 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from torchjepa.evaluation.features import Features
 
-Add = Callable[[Features, list[str] | None], None]
+Column = NDArray[np.int64] | NDArray[np.str_]
+Add = Callable[[Column, Column, NDArray[np.float32]], None]
 
 
 def write_features(
-    path: str | Path, chunks: Iterable[Features], *, names: Callable[[int], str] | None = None
+    path: str | Path,
+    chunks: Iterable[Features],
+    *,
+    name: Callable[[int], str] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> int:
     """Write features as they come, so that a million samples fit in memory; whole or not at all.
 
-    `.npz` holds `ids` `[n]`, `labels` `[n]`, `features` float32 `[n, d]` and, if asked for, `names` `[n]`;
-    `.parquet` one row a sample with `id`, `label`, `name` and a list `features` (needs pyarrow); `.csv`
-    `id`, `label`, `name` and a column `f0`, `f1`, ... for each dimension.
+    `.npz` holds the arrays `ids` `[n]`, `labels` `[n]` and `features` float32 `[n, d]`; `.parquet` the
+    columns `id`, `label` and `features`, a list of d float32 (needs pyarrow); `.csv` the columns `id`,
+    `label`, `f0`, `f1`, ...
 
     Args:
         path: the file; its ending says the format.
         chunks: features batch by batch, what `stream_features` yields.
-        names: from a sample's id to its name, its file say; left out where `None`.
+        name: from a sample's index to what stands in `ids`, its file say; `None` writes the index itself.
+        classes: what stands in `labels` for each class, empty for a sample without one; `None` writes the
+            index, -1 for a sample without one.
 
     Returns:
         Number of samples written.
@@ -53,15 +60,29 @@ def write_features(
         raise ValueError("write_features: there is nothing to write; is the data set empty?")
     num, dim = 0, first.features.shape[1]
     write = writers[path.suffix.lower()]
-    with _appearing_whole(path) as partial, write(partial, dim, names is not None) as add:
+    with _appearing_whole(path) as partial, write(partial, dim) as add:
         for chunk in chain([first], chunks):
             if chunk.features.shape[1] != dim:
                 raise ValueError(
                     f"write_features: batches of {dim} and {chunk.features.shape[1]} dimensions."
                 )
-            add(chunk, None if names is None else [names(index) for index in chunk.ids.tolist()])
+            add(_ids(chunk, name), _labels(chunk, classes), chunk.features.numpy())
             num += len(chunk)
     return num
+
+
+def _ids(chunk: Features, name: Callable[[int], str] | None) -> Column:
+    return (
+        chunk.ids.numpy()
+        if name is None
+        else np.array([name(index) for index in chunk.ids.tolist()], np.str_)
+    )
+
+
+def _labels(chunk: Features, classes: Sequence[str] | None) -> Column:
+    if classes is None:
+        return chunk.labels.numpy()
+    return np.array([classes[label] if label >= 0 else "" for label in chunk.labels.tolist()], np.str_)
 
 
 @contextmanager
@@ -75,16 +96,15 @@ def _appearing_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _npz(path: Path, dim: int, named: bool) -> Iterator[Add]:
-    columns: dict[str, list[Any]] = {key: [] for key in ("ids", "labels", *(["names"] if named else []))}
+def _npz(path: Path, dim: int) -> Iterator[Add]:
+    columns: dict[str, list[Column]] = {"ids": [], "labels": []}
     # The number of samples stands in front of an array and is known last: features wait in a file.
     with tempfile.TemporaryFile(dir=path.parent) as waiting:
 
-        def add(chunk: Features, names: list[str] | None) -> None:
-            waiting.write(chunk.features.numpy().astype("<f4", copy=False).tobytes())
-            parts = (chunk.ids.numpy(), chunk.labels.numpy(), np.array(names or [], dtype=np.str_))
-            for column, part in zip(columns.values(), parts):
-                column.append(part)
+        def add(ids: Column, labels: Column, features: NDArray[np.float32]) -> None:
+            waiting.write(features.astype("<f4", copy=False).tobytes())
+            columns["ids"].append(ids)
+            columns["labels"].append(labels)
 
         yield add
         arrays = {key: np.concatenate(parts) for key, parts in columns.items()}
@@ -92,7 +112,7 @@ def _npz(path: Path, dim: int, named: bool) -> Iterator[Add]:
         waiting.seek(0)
         with zipfile.ZipFile(path, "w") as archive:
             for key, array in arrays.items():
-                with archive.open(f"{key}.npy", "w") as member:
+                with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
             with archive.open("features.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array_header_1_0(member, header)
@@ -100,22 +120,21 @@ def _npz(path: Path, dim: int, named: bool) -> Iterator[Add]:
 
 
 @contextmanager
-def _csv(path: Path, dim: int, named: bool) -> Iterator[Add]:
+def _csv(path: Path, dim: int) -> Iterator[Add]:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", "label", *(["name"] if named else []), *(f"f{i}" for i in range(dim))])
+        writer.writerow(["id", "label", *(f"f{i}" for i in range(dim))])
 
-        def add(chunk: Features, names: list[str] | None) -> None:
-            heads = [chunk.ids.tolist(), chunk.labels.tolist(), *([names] if names is not None else [])]
+        def add(ids: Column, labels: Column, features: NDArray[np.float32]) -> None:
             # As text numpy gives the fewest digits that read back as the same float32.
-            digits = chunk.features.numpy().astype(np.str_)
-            writer.writerows([*head, *row] for *head, row in zip(*heads, digits))
+            digits = features.astype(np.str_)
+            writer.writerows([*head, *row] for *head, row in zip(ids.tolist(), labels.tolist(), digits))
 
         yield add
 
 
 @contextmanager
-def _parquet(path: Path, dim: int, named: bool) -> Iterator[Add]:
+def _parquet(path: Path, dim: int) -> Iterator[Add]:
     try:
         import pyarrow as arrow
         import pyarrow.parquet as parquet
@@ -123,19 +142,15 @@ def _parquet(path: Path, dim: int, named: bool) -> Iterator[Add]:
         raise ValueError(
             "write_features: .parquet needs pyarrow: pip install 'torchjepa[parquet]'; or write .npz or .csv."
         ) from None
-    columns = [
-        ("id", arrow.int64()),
-        ("label", arrow.int64()),
-        *([("name", arrow.string())] if named else []),
-    ]
-    schema = arrow.schema([*columns, ("features", arrow.list_(arrow.float32(), dim))])
-    with parquet.ParquetWriter(path, schema) as writer:
+    with ExitStack() as stack:
+        writer = None
 
-        def add(chunk: Features, names: list[str] | None) -> None:
-            flat = arrow.array(chunk.features.numpy().reshape(-1))
-            lists = arrow.FixedSizeListArray.from_arrays(flat, dim)
-            heads = [arrow.array(chunk.ids.numpy()), arrow.array(chunk.labels.numpy())]
-            heads += [] if names is None else [arrow.array(names, type=arrow.string())]
-            writer.write_table(arrow.Table.from_arrays([*heads, lists], schema=schema))
+        def add(ids: Column, labels: Column, features: NDArray[np.float32]) -> None:
+            nonlocal writer
+            lists = arrow.FixedSizeListArray.from_arrays(arrow.array(features.reshape(-1)), dim)
+            columns = [arrow.array(ids.tolist()), arrow.array(labels.tolist()), lists]
+            table = arrow.Table.from_arrays(columns, names=["id", "label", "features"])
+            writer = writer or stack.enter_context(parquet.ParquetWriter(path, table.schema))
+            writer.write_table(table)
 
         yield add

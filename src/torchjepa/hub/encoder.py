@@ -69,7 +69,7 @@ def save_encoder(
         The folder.
 
     Raises:
-        ValueError: there is no such pooling, or `extra` or the encoder's configuration does not fit into JSON.
+        ValueError: no such pooling, or `extra` or the configuration of the encoder does not fit into JSON.
     """
     pool_by_name(pool)
     folder = Path(folder)
@@ -188,7 +188,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     _check_keys(path, config, _REQUIRED, _OPTIONAL)
     if not isinstance(config["kwargs"], dict):
         raise ValueError(f"load_encoder: {path}: kwargs must be an object, got {config['kwargs']!r}.")
-    pool_by_name(config["pool"])
+    pool_by_name(str(config["pool"]))
     return config
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchjepa.data import DataSplit, ImageSource, Preprocessing
 from torchjepa.evaluation import Features, covariance_spectrum, nearest
 from torchjepa.report.material import MaskExamples, NeighbourExamples, PatchMaps, Pictures, ReportMaterial
-from torchjepa.report.pictures import to_pictures
+from torchjepa.report.pictures import shrink, to_pictures
 from torchjepa.rng import generator
 from torchjepa.types import Batch, Grid, MaskSampler
 
@@ -80,7 +80,7 @@ class Gatherer:
         return MaskExamples(images, shape, drawn.context.numpy(), drawn.targets.numpy())
 
     def _views(self, batch: Batch) -> Pictures:
-        return np.stack([self._pictures(view[:_NUM_VIEWED]) for view in batch.views], axis=1)
+        return np.stack([shrink(self._pictures(view[:_NUM_VIEWED])) for view in batch.views], axis=1)
 
     def _patch_maps(self, test: Features) -> PatchMaps | None:
         if min(self.grid.h, self.grid.w) < 2 or self.grid.t > 1:
@@ -110,7 +110,7 @@ class Gatherer:
         )
 
     def _read(self, source: ImageSource, ids: Tensor) -> Pictures:
-        return self._pictures(torch.stack([self.preprocessing(source.read(int(i))) for i in ids]))
+        return shrink(self._pictures(torch.stack([self.preprocessing(source.read(int(i))) for i in ids])))
 
     def _pictures(self, x: Tensor) -> Pictures:
         return to_pictures(x, self.preprocessing.mean, self.preprocessing.std)

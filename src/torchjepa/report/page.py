@@ -116,18 +116,17 @@ def _facts(
     description: Mapping[str, Any], rows: list[dict[str, Any]], scores: list[Score]
 ) -> list[tuple[str, str]]:
     facts = [("Recipe", description.get("recipe")), ("Seed", description.get("seed"))]
-    facts.append(("Device", description.get("device")))
+    facts.append(("Device", _named(description.get("device"), "name")))
     if rows:
         facts.append(("Steps", f"{rows[-1].get('step', len(rows) - 1) + 1:,}"))
     if scores:
         facts.append(("Labelled samples", f"{scores[0].n_train:,} train, {scores[0].n_test:,} test"))
-    facts.append(("Data", _data(description)))
+    facts.append(("Data", _named(description.get("data"), "description")))
     return [(name, str(value)) for name, value in facts if value not in (None, "")]
 
 
-def _data(description: Mapping[str, Any]) -> str | None:
-    data = description.get("data")
-    return data.get("description") if isinstance(data, Mapping) else data
+def _named(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, Mapping) else value
 
 
 def _spectrum(material: ReportMaterial) -> dict[str, str] | None:
@@ -180,19 +179,22 @@ def _neighbour(label: str, other: str, image: str, similarity: float) -> dict[st
 
 
 def _data_errors(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {"text": "Every file of the data could be decoded.", "examples": []}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    names = []
-    for line in lines:
+    # A file that training and judging both met is listed for each, and counts once.
+    names: dict[str, str] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
-            names.append(f"{row['name']}: {row['error']}")
+            names[row["name"]] = f"{row['name']}: {row['error']}"
         except (json.JSONDecodeError, KeyError, TypeError):  # the last line of a killed run may be torn
             continue
-    more = ", the first five of them:" if len(names) > 5 else ":" if names else "."
-    text = f"{len(names)} files of the data could not be decoded and were left out{more}"
-    return {"text": text, "examples": names[:5]}
+    if not names:
+        return {"text": "Every file of the data could be decoded.", "examples": []}
+    count = "One file" if len(names) == 1 else f"{len(names):,} files"
+    text = f"{count} of the data could not be decoded and {'was' if len(names) == 1 else 'were'} left out"
+    return {
+        "text": text + ("; the first five:" if len(names) > 5 else ":"),
+        "examples": list(names.values())[:5],
+    }
 
 
 def _uris(pictures: Iterable[Pictures]) -> list[str]:

@@ -39,6 +39,23 @@ def to_pictures(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Pictu
     return values[..., :3] if channels >= 3 else np.repeat(values[..., :1], 3, axis=-1)
 
 
+def shrink(pictures: Pictures, side: int = 128) -> Pictures:
+    """Pictures brought down to a longer side of at most `side` pixels; smaller ones stay as they are.
+
+    Args:
+        pictures: uint8 `[b, height, width, 3]`.
+        side: pixels of the longer side.
+    """
+    height, width = pictures.shape[1:3]
+    factor = side / max(height, width)
+    if factor >= 1:
+        return pictures
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return np.stack(
+        [np.asarray(Image.fromarray(each).resize(size, Image.Resampling.BOX)) for each in pictures]
+    )
+
+
 def png_uri(picture: ArrayLike) -> str:
     """A picture, uint8 `[height, width, 3]`, as a `data:` URI."""
     buffer = io.BytesIO()
