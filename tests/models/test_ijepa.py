@@ -6,12 +6,14 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from tests.models.parts import RandomHalf, images, small_ijepa
 from torchjepa import rng
 from torchjepa.collapse import VICReg
 from torchjepa.ema import EMA, LinearMomentumSchedule
-from torchjepa.energy import L2Energy, SmoothL1Energy
+from torchjepa.energy import CosineEnergy, L2Energy, SmoothL1Energy
+from torchjepa.masking import MultiBlockMasking, RandomMasking
 from torchjepa.models import IJEPA
 from torchjepa.nn import ConvEncoder, MeanMaxPool, Predictor
 from torchjepa.types import Batch, Grid, Learner, Masks
@@ -31,7 +33,7 @@ def test_after_a_step_every_target_tensor_is_the_moving_average():
     ema = EMA(0.9, LinearMomentumSchedule(0.9, total_steps=10))
     model = small_ijepa(ema=ema)
     before = copy.deepcopy(model.target_encoder.state_dict())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    optimizer = torch.optim.AdamW(model.encoder.parameters(), lr=0.1, eps=1e-20)
     model.loss(images(), 4).total.backward()
     optimizer.step()
     model.after_step(4)
@@ -86,6 +88,33 @@ def test_features_are_detached_and_pair_up():
     assert not [v for v in (*loss.features.values(), *loss.terms.values()) if v.requires_grad]
     energy = SmoothL1Energy()(loss.features["prediction"], loss.features["target"])
     torch.testing.assert_close(energy, loss.terms["prediction"])
+
+
+class OwnEncoder(nn.Module):
+    """A user's own: patches through one linear layer, a token grid, nothing of ours but the call."""
+
+    embed_dim = 16
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3 * 4 * 4, 16)
+
+    def grid(self, input_shape):
+        return Grid(h=input_shape[0] // 4, w=input_shape[1] // 4)
+
+    def forward(self, x, ids=None):
+        tokens = self.linear(F.unfold(x, 4, stride=4).mT)
+        return tokens if ids is None else tokens[torch.arange(len(x))[:, None], ids]
+
+
+@pytest.mark.parametrize("mask", [MultiBlockMasking(), RandomMasking(0.5)])
+def test_own_encoder_with_any_energy_and_mask(mask):
+    model = IJEPA(OwnEncoder(), small_ijepa().predictor, mask=mask, energy=CosineEnergy(), seed=1)
+    loss = model.loss(images(size=(32, 32)), 0)
+    loss.total.backward()
+    model.after_step(0)
+    assert model.encoder.linear.weight.grad.abs().sum() > 0
+    assert model.encode(images(size=(32, 32)).views[0]).shape == (6, 64, 16)
 
 
 def test_parts_of_a_batch_draw_the_masks_of_the_whole():

@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from torchjepa.nn import ConvEncoder
 from torchjepa.types import Encoder, Grid
@@ -40,6 +42,15 @@ def test_residual_blocks_start_as_the_identity():
         plain.load_state_dict({name: value for name, value in stage.state_dict().items() if name[0] in "01"})
     x = torch.randn(2, 3, 12, 12)
     torch.testing.assert_close(with_blocks(x), without(x))
+
+
+def test_residual_block_equals_the_formula():
+    block = small_encoder(depths=(0, 0, 1)).stages[2][3]
+    nn.init.constant_(block.norm2.weight, 0.7)
+    x = torch.randn(2, 8, 5, 5)
+    y = F.conv2d(x, block.conv1.weight, padding=1)
+    y = F.conv2d(F.batch_norm(y, None, None, training=True).relu(), block.conv2.weight, padding=1)
+    torch.testing.assert_close(block(x), (x + 0.7 * F.batch_norm(y, None, None, training=True)).relu())
 
 
 def test_intermediates_are_the_maps_of_each_stage():

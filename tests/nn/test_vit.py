@@ -1,6 +1,8 @@
 """The ViT's call: sizes, ids, intermediates, presets, reproducible weights."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -131,6 +133,12 @@ def test_residual_projections_start_smaller_with_depth():
         assert block.mlp.fc1.bias.abs().max() == 0
 
 
+def test_spread_of_the_weights_can_be_chosen():
+    vit = small_vit(embed_dim=96, init_std=0.1)
+    assert vit.blocks[0].attn.qkv.weight.std().item() == pytest.approx(0.1, rel=0.05)
+    assert vit.config == small_vit(embed_dim=96).config
+
+
 def test_sizes_that_do_not_fit():
     with pytest.raises(ValueError, match=r"\(30, 30\) is not a whole number of patches of \(4, 4\)"):
         small_vit(image_size=30)
@@ -145,6 +153,27 @@ def test_sizes_that_do_not_fit():
 def test_image_size_of_several_axes_spreads_one_patch():
     assert small_vit(image_size=(4, 8, 8)).config["patch_size"] == [4, 4, 4]
     assert small_vit(image_size=(8, 16)).config["positions"] == "wh"
+
+
+def test_an_export_equals_the_network_and_leaves_nothing_behind():
+    vit, x = small_vit(), torch.randn(2, 3, 8, 8)
+    exported = torch.export.export(vit, (x,)).module()
+    torch.testing.assert_close(exported(x), vit(x))
+
+
+@pytest.mark.slow
+def test_compiles_to_one_graph():
+    # In a process of its own: the shape checks of the test run do not compile.
+    script = (
+        "import torch; from torchjepa.nn import Predictor, ViT; from torchjepa.types import Grid;"
+        "vit = ViT(patch_size=4, embed_dim=16, depth=1, num_heads=2); x = torch.randn(2, 3, 8, 8);"
+        "ids = torch.tensor([[0, 1], [1, 2]]); targets = ids[:, None];"
+        "predictor = Predictor(encoder_dim=16, embed_dim=8, depth=2, num_heads=2);"
+        "model = lambda: predictor(vit(x, ids), ids, targets, Grid(h=2, w=2));"
+        "compiled = torch.compile(model, backend='eager', fullgraph=True);"
+        "torch.testing.assert_close(compiled(), model())"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_positions_are_not_in_the_weights():

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchjepa.nn.batchnorm import GlobalBatchNorm2d
-from torchjepa.nn.init import init_convolutional
+from torchjepa.nn.init import init_relu_network
 from torchjepa.nn.intermediates import resolve_indices
 from torchjepa.types import Grid
 
@@ -68,7 +68,7 @@ class ConvEncoder(nn.Module):
         }
         inputs = [in_channels, *widths[:-1]]
         self.stages = nn.Sequential(*map(_stage, inputs, widths, depths, self.strides))
-        init_convolutional(self, seed, "convnet")
+        init_relu_network(self, seed, "convnet")
 
     @property
     def config(self) -> dict[str, Any]:

@@ -11,20 +11,21 @@ from torch import Tensor, nn
 from torchjepa import rng
 
 
-def init_transformer(module: nn.Module, seed: int, purpose: str) -> None:
-    """Every linear weight from a normal of standard deviation 0.02, biases zero, layer norms the identity.
+def init_transformer(module: nn.Module, std: float, seed: int, purpose: str) -> None:
+    """Every linear weight from a centred normal, biases zero, layer norms the identity.
 
-    The published rule truncates at +-2, a hundred standard deviations, which is no truncation.
+    The published rule is std 0.02 truncated at +-2, a hundred standard deviations, which is no truncation.
 
     Args:
         module: the network, changed in place.
+        std: standard deviation of the weights.
         seed: seed of the draws.
         purpose: names the network, so that an encoder and a predictor of one seed are unrelated.
     """
     generator = rng.generator(seed, "init", purpose)
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
-            fill_normal(layer.weight, 0.02, generator)
+            fill_normal(layer.weight, std, generator)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
@@ -44,8 +45,8 @@ def rescale_depth(residual_weights: Sequence[Sequence[Tensor]]) -> None:
             weight.div_(math.sqrt(2.0 * (layer + 1)))
 
 
-def init_convolutional(module: nn.Module, seed: int, purpose: str) -> None:
-    """He's normal initialisation for convolutions, 1 / sqrt(fan_in) uniform for linear layers.
+def init_relu_network(module: nn.Module, seed: int, purpose: str) -> None:
+    """He's normal for convolutions, 1 / sqrt(fan_in) uniform for linear layers: for ReLU and batch norm.
 
     Convolutions: std = sqrt(2 / fan_out) (He et al. 2015, as in torchvision's ResNet). Linear layers: torch's
     own default, which the released VICReg and Barlow Twins projectors have. Batch norms stay as they are.

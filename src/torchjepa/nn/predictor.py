@@ -32,10 +32,11 @@ class Predictor(nn.Module):
         mlp_ratio: hidden width of the MLPs over `embed_dim`, 4.
         positions: layout of the sin-cos positions, see `sincos_positions`: `"wh"` for images (default),
             `"thw"` for videos, `"w"` for sequences.
-        seed: seed of the initial weights, as in `ViT`; the mask token is normal of standard deviation 0.02.
+        init_std: standard deviation of the initial weights and of the mask token, 0.02; see `ViT`.
+        seed: seed of the initial weights.
 
     Attributes:
-        config: the arguments but for the seed, fit for JSON.
+        config: the arguments but for the initial weights', fit for JSON.
         encoder_dim: dimension of the tokens that come in and go out.
 
     Raises:
@@ -51,6 +52,7 @@ class Predictor(nn.Module):
         num_heads: int = 12,
         mlp_ratio: float = 4.0,
         positions: str = "wh",
+        init_std: float = 0.02,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -73,13 +75,13 @@ class Predictor(nn.Module):
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.proj = nn.Linear(embed_dim, encoder_dim)
-        init_transformer(self, seed, "predictor")
+        init_transformer(self, init_std, seed, "predictor")
         rescale_depth([block.residual_weights() for block in self.blocks])  # type: ignore[operator]
-        fill_normal(self.mask_token, 0.02, rng.generator(seed, "init", "mask token"))
+        fill_normal(self.mask_token, init_std, rng.generator(seed, "init", "mask token"))
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments but for the seed, fit for JSON; the class called with them builds it again."""
+        """The arguments but for the initial weights', fit for JSON; the class called with them builds it again."""
         return copy.deepcopy(self._config)
 
     def forward(

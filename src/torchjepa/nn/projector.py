@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchjepa.nn.batchnorm import GlobalBatchNorm1d
-from torchjepa.nn.init import init_convolutional
+from torchjepa.nn.init import init_relu_network
 
 
 class Projector(nn.Sequential):
@@ -52,7 +52,7 @@ class Projector(nn.Sequential):
             "out_dim": out_dim,
             "num_layers": num_layers,
         }
-        init_convolutional(self, seed, "projector")
+        init_relu_network(self, seed, "projector")
 
     @property
     def config(self) -> dict[str, Any]:
