@@ -62,10 +62,7 @@ def init_relu_network(module: nn.Module, seed: int, purpose: str) -> None:
             fan_out = layer.out_channels * layer.kernel_size[0] * layer.kernel_size[1]
             fill_normal(layer.weight, math.sqrt(2.0 / fan_out), generator)
         elif isinstance(layer, nn.Linear):
-            bound = 1.0 / math.sqrt(layer.in_features)
-            _fill(layer.weight, lambda draw, r=bound: draw.uniform_(-r, r, generator=generator))
-            if layer.bias is not None:
-                _fill(layer.bias, lambda draw, r=bound: draw.uniform_(-r, r, generator=generator))
+            _fill_uniform(layer.weight, 1.0 / math.sqrt(layer.in_features), generator)
 
 
 def fill_normal(tensor: Tensor, std: float, generator: torch.Generator) -> None:
@@ -77,6 +74,10 @@ def fill_normal(tensor: Tensor, std: float, generator: torch.Generator) -> None:
         generator: a CPU generator.
     """
     _fill(tensor, lambda draw: draw.normal_(0.0, std, generator=generator))
+
+
+def _fill_uniform(tensor: Tensor, bound: float, generator: torch.Generator) -> None:
+    _fill(tensor, lambda draw: draw.uniform_(-bound, bound, generator=generator))
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ class Predictor(nn.Module):
         seed: seed of the initial weights.
 
     Attributes:
-        config: the arguments but for the initial weights', fit for JSON.
+        config: the arguments but for `init_std` and `seed`, fit for JSON.
         encoder_dim: dimension of the tokens that come in and go out.
 
     Raises:
@@ -81,7 +81,7 @@ class Predictor(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments but for the initial weights', fit for JSON; the class called with them builds it again."""
+        """The arguments but for `init_std` and `seed`, fit for JSON; the class takes them back."""
         return copy.deepcopy(self._config)
 
     def forward(

@@ -57,7 +57,7 @@ class ViT(nn.Module):
         seed: seed of the initial weights.
 
     Attributes:
-        config: the arguments but for the initial weights', fit for JSON; `ViT(**vit.config)` builds the network again.
+        config: the arguments but for `init_std` and `seed`, fit for JSON; `ViT(**vit.config)` builds it again.
         embed_dim: d.
 
     Raises:
@@ -121,7 +121,7 @@ class ViT(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments but for the initial weights', fit for JSON; the class called with them builds it again."""
+        """The arguments but for `init_std` and `seed`, fit for JSON; the class takes them back."""
         return copy.deepcopy(self._config)
 
     def grid(self, input_shape: Sequence[int]) -> Grid:
