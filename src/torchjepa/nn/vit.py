@@ -57,7 +57,7 @@ class ViT(nn.Module):
         seed: seed of the initial weights.
 
     Attributes:
-        config: the arguments but for `init_std` and `seed`, fit for JSON; `ViT(**vit.config)` builds it again.
+        config: the arguments but for `init_std` and `seed`, fit for JSON; `ViT(**vit.config)` rebuilds it.
         embed_dim: d.
 
     Raises:
