@@ -178,6 +178,15 @@ def test_closing_the_iterator_ends_the_workers_whatever_handler_the_parent_has()
         signal.signal(signal.SIGTERM, previous)
 
 
+def test_an_interrupt_leaves_the_workers_to_their_parent():
+    steps = list(keys(200, num=400))
+    batches = stream(array_source(400), 1).batches(steps, "cpu")
+    first = next(batches)
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, signal.SIGINT)
+    assert_same([first, *batches], stream(array_source(400)).batches(steps, "cpu"))
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_judging_sees_every_decodable_sample_once_in_order(num_workers):
     source = Broken(array_source(), [3, 8, 9, 10, 11])

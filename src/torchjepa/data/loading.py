@@ -254,11 +254,9 @@ def _failed(failure: _Failure) -> Exception:
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group, but the parent decides when its workers end; and a handler
-    # that the parent installed for SIGTERM must not keep a worker alive. torch limits a worker to one
-    # thread by itself.
+    # Ctrl-C reaches the whole process group, but the parent decides when its workers end. torch itself
+    # restores SIGTERM in a worker and limits it to one thread.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _as_it_is(item: Any) -> Any:

@@ -111,7 +111,7 @@ class Preprocessing:
     def standardise(self, values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """(x - mean) / std for values in [0, 1]."""
         mean, std = values.new_tensor(self.mean)[:, None, None], values.new_tensor(self.std)[:, None, None]
-        return (values - mean) / std
+        return (values - mean).div_(std)
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class TwoViewTransform:
 
 def to_values(pixels: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
     """Values in [0, 1], channels first, in memory too: changes of colour work on planes."""
-    return pixels.permute(0, 3, 1, 2).float().contiguous() / 255
+    return pixels.permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 
 def check_crop(scale: tuple[float, float], ratio: tuple[float, float], flip_probability: float) -> None:
@@ -262,14 +262,15 @@ def _resize(
     flips: NDArray[np.bool_] | None,
     preprocessing: Preprocessing,
 ) -> NDArray[np.uint8]:
-    # Image by image through Pillow's fixed-point resampling: the same bits whatever the batch, and at 32 x
-    # 32, with 25 microseconds for a view, as fast as resampling the batch in one go.
+    # Image by image through Pillow's fixed-point resampling: the same bits whatever the batch, and even at
+    # 32 x 32 half the time of resampling the batch with matrices (14 against 25 ms for 256 images, two views).
     side, channels = preprocessing.image_size, preprocessing.num_channels
     out = np.empty((len(boxes), len(images), side, side, channels), dtype=np.uint8)
+    corners = boxes.tolist()
     for index, image in enumerate(images):
         planes = _planes(image, channels)
         for view in range(len(boxes)):
-            box = tuple(boxes[view, index])
+            box = corners[view][index]
             flip = flips is not None and flips[view, index]
             for first, plane in planes:
                 pixels = np.asarray(plane.resize((side, side), Image.Resampling.BICUBIC, box=box))
