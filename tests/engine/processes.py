@@ -50,9 +50,8 @@ class Server:
         return self._log.read_text() if self._log.exists() else ""
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
+        self._process.kill()
+        self._process.communicate()
 
     def _ask(self, order: dict[str, Any]) -> int:
         assert self._process.stdin is not None
@@ -63,10 +62,13 @@ class Server:
 
 
 def serve() -> None:
+    from tests.engine import programs
+
+    assert not {"lightning_fabric", "tensorboard"} & sys.modules.keys(), (
+        "the engine imports them when it trains"
+    )
     import lightning_fabric.strategies
     import torch.utils.tensorboard
-
-    from tests.engine import programs
 
     assert lightning_fabric.strategies
     assert torch.utils.tensorboard

@@ -24,18 +24,19 @@ def run(
     *,
     resume: bool = False,
     pause: float = 0.0,
+    hold_at: int | None = None,
     workers: int = 0,
     learner: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
 ) -> None:
-    """Train the tiny learner; a rank leaves its result and its weights beside the run."""
+    """Train the tiny learner; every rank leaves its result and its weights beside the run."""
     torch.set_num_threads(1)
     model = tiny.TinyLearner(**(learner or {}))
     where = RunFolder.open(folder) if resume else RunFolder.create(folder, {})
     load = functools.partial(_worker_batches, workers) if workers else tiny.batches
     result = train(
         model,
-        functools.partial(_slowly, pause, load),
+        functools.partial(_slowly, pause, hold_at, load),
         num_samples=tiny.NUM_SAMPLES,
         settings=tiny.settings(**(settings or {})),
         folder=where,
@@ -65,9 +66,12 @@ def run_in_group(rank: int, port: int, **arguments: Any) -> None:
     run(**arguments)
 
 
-def _slowly(pause: float, load: Any, sampler: KeyedSampler, device: torch.device) -> Iterator[Batch]:
-    for batch in load(sampler, device):
-        time.sleep(pause)
+def _slowly(
+    pause: float, hold_at: int | None, load: Any, sampler: KeyedSampler, device: torch.device
+) -> Iterator[Batch]:
+    """Batches with a pause before each; none from step `hold_at` on, so that a kill comes in time."""
+    for number, batch in enumerate(load(sampler, device)):
+        time.sleep(600.0 if sampler.start_step + number == hold_at else pause)
         yield batch
 
 

@@ -131,6 +131,16 @@ def test_damage_is_named_and_the_one_before_is_used(
     assert newest == ckpt.Checkpoint(tmp_path / "step-1", 1)
 
 
+def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = save(tmp_path, 1)
+
+    def fail(path: Path) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(ckpt, "_sha256", fail)
+    assert ckpt.find_fault(checkpoint) == "it cannot be read ([Errno 5] Input/output error)"
+
+
 @pytest.mark.parametrize(("key", "reason"), [("format", "its format is 9"), ("step", "is of step 9")])
 def test_a_foreign_manifest_is_not_taken(key: str, reason: str, tmp_path: Path) -> None:
     checkpoint = save(tmp_path, 1)

@@ -195,6 +195,15 @@ def test_a_module_that_is_no_learner_is_refused(tmp_path: Path) -> None:
         go(tmp_path / "run", nn.Linear(2, 2))
 
 
+def test_a_loss_that_is_no_scalar_is_refused(tmp_path: Path) -> None:
+    class Several(tiny.TinyLearner):
+        def loss(self, batch: Batch, step: int) -> Loss:
+            return Loss(self.encoder(batch.views[0]))
+
+    with pytest.raises(ValueError, match=r"Several\.loss gave a total of shape \[8, 4\]; expected a scalar"):
+        go(tmp_path / "run", Several())
+
+
 def test_numpy_numbers_do_not_spoil_the_checkpoint(tmp_path: Path) -> None:
     numpy = pytest.importorskip("numpy")
     go(tmp_path / "run", total_steps=5, learning_rate=lambda step: numpy.float64(0.01))

@@ -133,7 +133,7 @@ def test_a_bad_loss_on_one_rank_stops_all(server: Server, tmp_path: Path) -> Non
 def test_two_ranks_resume_where_a_kill_left_them(server: Server, alone: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments: dict[str, Any] = {"learner": PLAIN, "settings": {"clip_grad": 0.5}}
-    pids = start_ranks(server, "run", folder, pause=0.05, **arguments)
+    pids = start_ranks(server, "run", folder, hold_at=12, **arguments)
     wait_for_rows(folder, 3)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
@@ -157,3 +157,12 @@ def test_a_group_that_is_up_must_fit_the_devices(server: Server, tmp_path: Path)
     ]
     assert [server.wait(pid) for pid in pids] == [1, 1]
     assert "A process group of 2 is already up, but devices and num_nodes give 1" in server.output()
+
+
+def test_two_ranks_train_in_bfloat16(server: Server, tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    arguments: dict[str, Any] = {"learner": PLAIN, "settings": {"precision": "bf16-mixed"}}
+    server.run("run", folder=str(folders[0]), **arguments)
+    for pid in start_ranks(server, "run", folders[1], **arguments):
+        assert server.wait(pid) == 0, server.output()
+    assert losses(folders[1]) == pytest.approx(losses(folders[0]), abs=1e-3)

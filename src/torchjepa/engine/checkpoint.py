@@ -124,22 +124,24 @@ def find_fault(checkpoint: Checkpoint) -> str | None:
             return f"its format is {manifest['format']}, this version reads {FORMAT}"
         if manifest["step"] != checkpoint.step:
             return f"its {MANIFEST} is of step {manifest['step']}"
-        expected = {
-            name: (manifest["files"][name]["bytes"], manifest["files"][name]["sha256"])
-            for name in (MODEL, TRAINING)
-        }
+        entries = [(name, manifest["files"][name]) for name in (MODEL, TRAINING)]
+        faults = [_fault_of_file(checkpoint.path / name, e["bytes"], e["sha256"]) for name, e in entries]
     except FileNotFoundError:
         return f"it has no {MANIFEST}"
+    except OSError as error:
+        return f"it cannot be read ({error})"
     except (ValueError, KeyError, TypeError):
         return f"its {MANIFEST} cannot be read"
-    for name, (size, digest) in expected.items():
-        path = checkpoint.path / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes instead of {size}"
-        if _sha256(path) != digest:
-            return f"the content of {name} does not match its sha256"
+    return next((fault for fault in faults if fault is not None), None)
+
+
+def _fault_of_file(path: Path, size: int, digest: str) -> str | None:
+    if not path.is_file():
+        return f"{path.name} is missing"
+    if path.stat().st_size != size:
+        return f"{path.name} has {path.stat().st_size} bytes instead of {size}"
+    if _sha256(path) != digest:
+        return f"the content of {path.name} does not match its sha256"
     return None
 
 

@@ -42,7 +42,8 @@ def train(
 
     For every step s: g = grad of the mean over micro-batches of `learner.loss(batch, s).total`; AdamW with
     `learning_rate(s)` and `weight_decay(s)`; `learner.after_step(s)`. The learner is trained in place.
-    SIGINT and SIGTERM end the run after the step at hand, with a checkpoint.
+    SIGINT and SIGTERM end the run after the step at hand, with a checkpoint; a second SIGINT interrupts at
+    once. torch's global generator is seeded for every micro-batch, from the run's seed and the step.
 
     Args:
         learner: an `nn.Module` with the methods of `types.Learner`.
@@ -55,7 +56,8 @@ def train(
         resume: continue the run of this folder.
 
     Returns:
-        How it ended; with several processes only the main one (`is_main`) should go on to judge.
+        How it ended; with several processes only the main one (`is_main`) should go on to judge; a
+        process group that `train` set up is gone by then.
 
     Raises:
         ValueError: the folder holds checkpoints and `resume` was not asked for, or holds no run and it was;
@@ -241,7 +243,7 @@ class _Training:
         for hook in self._hooks:
             if hasattr(hook, "on_step"):
                 self._pending.update(_plain(hook.on_step(self._run, step, update.loss) or {}))
-        if row is None or not self._run.is_main:
+        if row is None:
             return
         row.update(self._pending)
         self._pending = {}

@@ -54,8 +54,12 @@ class _LossModule(nn.Module):
         self.learner = learner
 
     def forward(self, job: _Job) -> Tensor:
-        job.loss = cast(Learner, self.learner).loss(job.batch, job.step)
-        return job.loss.total
+        loss = cast(Learner, self.learner).loss(job.batch, job.step)
+        if loss.total.ndim:
+            name, shape = type(self.learner).__name__, list(loss.total.shape)
+            raise ValueError(f"{name}.loss gave a total of shape {shape}; expected a scalar.")
+        job.loss = loss
+        return loss.total
 
 
 class Stepper:

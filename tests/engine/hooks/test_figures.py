@@ -30,6 +30,13 @@ def test_health_is_measured_for_rows_only(tmp_path: Path) -> None:
     assert all(isinstance(row["health/feature_std"], float) for row in table)
 
 
+def test_health_is_of_the_last_micro_batch(tmp_path: Path) -> None:
+    seen = []
+    hook = Health(lambda features: seen.append(features["encoder"].shape) or {})
+    go(tmp_path / "run", hooks=(hook,), total_steps=1, accumulate=2)
+    assert seen == [(4, 4)]
+
+
 def test_a_probe_gets_rows_of_its_own_and_an_evaluated_learner(tmp_path: Path) -> None:
     learner = TinyLearner()
 
