@@ -111,6 +111,19 @@ def test_files_that_cannot_be_used_say_why(tmp_path):
             ArraySource(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_a_file_without_read_permission_says_so(tmp_path, monkeypatch, name):
+    (tmp_path / name).touch()
+
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("io.open", refuse)
+    with pytest.raises(DataError, match=rf"{name}' cannot be read: permission denied\.$"):
+        ArraySource(tmp_path / name)
+
+
 def test_the_fingerprint_follows_pixels_and_labels():
     first = ArraySource({"x": GRAY, "y": np.asarray([0, 1])}).fingerprint()
     assert first == ArraySource({"x": GRAY.copy(), "y": np.asarray([0, 1])}).fingerprint()

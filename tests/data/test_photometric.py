@@ -119,6 +119,7 @@ def test_values_stay_between_zero_and_one():
         ({"blur_probability": -0.1}, r"blur_probability must be in \[0, 1\], got -0\.1"),
         ({"brightness": -1}, "brightness must be at least 0"),
         ({"hue": 0.6}, r"hue must be at least 0 and at most 0\.5, got 0\.6"),
+        ({"solarise_threshold": 1.5}, r"solarise_threshold must be at least 0 and at most 1\.0, got 1\.5"),
         ({"blur_sigma": (0.0, 1.0)}, r"blur_sigma must be 0 < low <= high, got \(0\.0, 1\.0\)"),
     ],
 )

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -64,6 +66,13 @@ def test_held_out_samples_keep_their_labels_and_pixels(tmp_path):
         assert part.read(0).shape == (4, 4, 1)
 
 
+def test_names_that_are_no_text_can_be_held_out(tmp_path):
+    fill(tmp_path, *(f"{index}.png" for index in range(20)))
+    os.rename(tmp_path / "3.png", os.fsencode(tmp_path) + b"/\xff.png")
+    split = open_data(tmp_path)
+    assert len(split.train) + len(split.test) == 20
+
+
 def test_a_small_set_gives_each_part_a_sample(tmp_path):
     data = fill(tmp_path, "a.png", "b.png")
     split = open_data(data, holdout=0.001)
@@ -119,6 +128,15 @@ def test_arrays_are_opened_by_their_ending(tmp_path):
     assert len(split.train) + len(split.test) == 40
     assert split.train.classes == ("0", "1")
     assert len(open_data(str(tmp_path / "a.npz"), test_data=str(tmp_path / "b.npy")).test) == 5
+
+
+def test_a_folder_without_read_permission_says_so(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"' cannot be read: permission denied\.$"):
+        open_data(tmp_path)
 
 
 def test_wrong_arguments_are_named(tmp_path):

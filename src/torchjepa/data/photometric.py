@@ -59,12 +59,8 @@ class Photometric:
         for name in ("jitter", "gray", "blur", "solarise"):
             if not 0 <= (value := getattr(self, f"{name}_probability")) <= 1:
                 raise ValueError(f"Photometric: {name}_probability must be in [0, 1], got {value}.")
-        for name, most in (
-            ("brightness", math.inf),
-            ("contrast", math.inf),
-            ("saturation", math.inf),
-            ("hue", 0.5),
-        ):
+        limits = {"brightness": math.inf, "contrast": math.inf, "saturation": math.inf, "hue": 0.5}
+        for name, most in {**limits, "solarise_threshold": 1.0}.items():
             if not 0 <= (value := getattr(self, name)) <= most:
                 raise ValueError(f"Photometric: {name} must be at least 0 and at most {most}, got {value}.")
         if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:

@@ -33,9 +33,9 @@ class DataSplit:
 
 
 def open_data(
-    data: str | None,
+    data: str | os.PathLike[str] | None,
     *,
-    test_data: str | None = None,
+    test_data: str | os.PathLike[str] | None = None,
     holdout: float = 0.1,
     seed: int = 0,
     min_size: int | None = None,
@@ -63,11 +63,15 @@ def open_data(
         raise ValueError(f"open_data: holdout must be between 0 and 1, got {holdout}.")
     if data is None:
         if test_data is not None:
-            raise DataError(f"test data ({test_data!r}) needs data; the embedded digits bring their own.")
+            raise DataError(
+                f"test data ({os.fspath(test_data)!r}) needs data; the embedded digits bring their own."
+            )
         train, test = DigitsSource("train"), DigitsSource("test")
         return DataSplit(train, test, f"embedded digits: {len(train)} training, {len(test)} test canvases")
+    data = os.fspath(data)
     folders = _split_folders(data)
     if test_data is not None:
+        test_data = os.fspath(test_data)
         train_path = data if folders is None else folders[0]
         test_folders = _split_folders(test_data)
         test_path = test_data if test_folders is None else test_folders[1]
@@ -125,6 +129,11 @@ def _pair(train: ImageSource, test: ImageSource, description: str) -> DataSplit:
     return DataSplit(train, test, f"{description} ({len(train)} training, {len(test)} test samples)")
 
 
+def _hash(seed: int, name: str) -> int:
+    # File names may hold bytes that are no text; as Latin-1 every name is.
+    return derive_seed(seed, "holdout", os.fsencode(name).decode("latin-1"))
+
+
 def _few(names: tuple[str, ...] | list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
@@ -134,7 +143,7 @@ def _hold_out(source: ImageSource, data: str, holdout: float, seed: int) -> Data
         raise DataError(
             f"{data!r} holds one sample; at least two are needed, one to train on and one to judge on."
         )
-    hashes = np.asarray([derive_seed(seed, "holdout", source.name(index)) for index in range(len(source))])
+    hashes = np.asarray([_hash(seed, source.name(index)) for index in range(len(source))])
     held = hashes < holdout * 2.0**63
     held[hashes.argmin()] = True  # a small set still gives each part at least one
     held[hashes.argmax()] = False
