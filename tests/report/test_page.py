@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.report.material import SCORES, make_material, make_run
+from tests.report.material import make_material, make_run
 from torchjepa.report import ReportMaterial, load_material, write_report
 from torchjepa.report.curves import draw_curves, read_metrics
 
@@ -251,6 +251,12 @@ def test_a_damaged_folder_is_refused(tmp_path):
     (path / "report_material.npz").write_bytes(b"PK nonsense")
     with pytest.raises(ValueError, match=r"report_material\.npz: damaged"):
         write_report(path)
+    (path / "report_material.npz").unlink()
+    (path / "scores.json").write_text("[{")
+    with pytest.raises(ValueError, match=r"scores\.json: not a list of scores"):
+        write_report(path)
+    (path / "run.json").write_text("{torn")
+    with pytest.raises(ValueError, match=r"run\.json: damaged"):
+        write_report(path)
     with pytest.raises(ValueError, match="no run"):
         write_report(tmp_path / "nowhere")
-    assert len(SCORES) == 8

@@ -106,10 +106,10 @@ def read_scores(path: str | Path) -> list[Score]:
     Raises:
         ValueError: the file does not hold a list of scores.
     """
-    entries: Any = json.loads(Path(path).read_text())
     try:
+        entries: Any = json.loads(Path(path).read_text())
         return [Score(**entry) for entry in entries]
-    except TypeError as error:
+    except (TypeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path}: not a list of scores ({error}); judge the run again to rewrite it."
         ) from None

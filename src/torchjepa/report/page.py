@@ -86,7 +86,7 @@ def _environment() -> Any:
 
 
 def _context(run: RunFolder, material: ReportMaterial) -> dict[str, Any]:
-    description = json.loads(run.run_json.read_text(encoding="utf-8"))
+    description = _description(run.run_json)
     rows = read_metrics(run.metrics)
     scores = read_scores(run.scores) if run.scores.is_file() else []
     parts = {
@@ -110,6 +110,13 @@ def _context(run: RunFolder, material: ReportMaterial) -> dict[str, Any]:
         "versions": list(description.get("versions", {}).items()),
         "run_json": json.dumps(description, indent=2, ensure_ascii=False),
     }
+
+
+def _description(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: damaged, it does not hold the description of a run ({error}).") from None
 
 
 def _facts(
