@@ -179,7 +179,7 @@ def test_closing_the_iterator_ends_the_workers_whatever_handler_the_parent_has()
 
 
 def test_an_interrupt_leaves_the_workers_to_their_parent():
-    steps = list(keys(200, num=400))
+    steps = list(keys(40, num=400))
     batches = stream(array_source(400), 1).batches(steps, "cpu")
     first = next(batches)
     for child in multiprocessing.active_children():

@@ -30,8 +30,8 @@ class FolderSource:
     Args:
         path: the folder.
         min_size: short side in pixels that a JPEG keeps when it is reduced while it is decoded (see
-            `decode_image`). With twice the training size no crop of a quarter of the area or more is
-            enlarged. `None`: full size.
+            `decode_image`). With twice the training size no square crop of a quarter of the area or more
+            is enlarged. `None`: full size.
         cache_bytes: decoded images are kept if all of them fit in this many bytes, default 1 GiB; 0: never.
 
     Raises:
