@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -78,8 +79,18 @@ def _slowly(
 def _worker_batches(workers: int, sampler: KeyedSampler, device: torch.device) -> Iterator[Batch]:
     data = tiny.TinyData(sampler.num_samples)
     yield from DataLoader(
-        data, sampler=sampler, batch_size=None, num_workers=workers, collate_fn=tiny.as_it_is
+        data,
+        sampler=sampler,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=tiny.as_it_is,
+        worker_init_fn=_outlast_sigterm,
     )
+
+
+def _outlast_sigterm(worker: int) -> None:
+    # torch gives its workers a handler that dies of any SIGTERM but the parent's.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(30))
 
 
 if __name__ == "__main__":

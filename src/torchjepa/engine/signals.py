@@ -39,8 +39,8 @@ class StopSignals:
             self.received = number
 
     def _note_in_worker(self, number: int) -> None:
-        # A forked loader worker inherits the handler. Ctrl-C reaches it as well, and the step at hand still
-        # needs it; SIGTERM is how its parent ends it.
+        # A forked worker inherits the handler. Ctrl-C reaches it as well, and the step at hand still needs
+        # it; SIGTERM may be how its parent ends it.
         if number == signal.SIGTERM:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
