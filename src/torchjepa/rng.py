@@ -31,7 +31,9 @@ def derive_seed(seed: int, *keys: Key) -> int:
     digest = hashlib.blake2b(digest_size=8)
     for key in (seed, *keys):
         if isinstance(key, bool) or not isinstance(key, (str, int, np.integer)):
-            raise ValueError(f"rng: a key must be a string or an integer, got {key!r} ({type(key).__name__}).")
+            raise ValueError(
+                f"rng: a key must be a string or an integer, got {key!r} ({type(key).__name__})."
+            )
         text = key if isinstance(key, str) else str(int(key))
         part = text.encode()
         digest.update(f"{'s' if isinstance(key, str) else 'i'}{len(part)}:".encode() + part)

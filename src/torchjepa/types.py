@@ -195,6 +195,7 @@ class Encoder(Protocol):
         ...
 
 
+@runtime_checkable
 class MaskSampler(Protocol):
     """The mask contract: a function of the grid, the batch size and the generator alone."""
 

@@ -8,7 +8,7 @@ from torchjepa.data.loading import BatchStream, EvalStream
 from torchjepa.data.photometric import Photometric
 from torchjepa.data.procedural.digits import DigitsSource
 from torchjepa.data.source import ImageSource, Subset
-from torchjepa.data.splits import DataSplit, open_data
+from torchjepa.data.splits import DataSplit, open_data, open_source
 from torchjepa.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -42,4 +42,5 @@ __all__ = [
     "ViewTransform",
     "decode_image",
     "open_data",
+    "open_source",
 ]

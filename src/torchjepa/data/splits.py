@@ -78,13 +78,22 @@ def open_data(
     elif folders is not None:
         train_path, test_path = folders
     else:
-        return _hold_out(_open(data, min_size), data, holdout, seed)
+        return _hold_out(open_source(data, min_size), data, holdout, seed)
     _check_apart(train_path, test_path)
-    train, test = _open(train_path, min_size), _open(test_path, min_size)
+    train, test = open_source(train_path, min_size), open_source(test_path, min_size)
     return _pair(train, test, f"train: {train_path}, test: {test_path}")
 
 
-def _open(data: str, min_size: int | None) -> ImageSource:
+def open_source(data: str, min_size: int | None = None) -> ImageSource:
+    """Open one data set, whole: an .npz or .npy file, or a folder of images.
+
+    Args:
+        data: the path.
+        min_size: short side that JPEGs keep when they are decoded at reduced size (see `FolderSource`).
+
+    Raises:
+        DataError: a path that cannot be used.
+    """
     if not os.path.isdir(data) and data.lower().endswith((".npz", ".npy")):
         return ArraySource(data)
     return FolderSource(data, min_size=min_size)

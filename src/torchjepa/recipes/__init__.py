@@ -1,0 +1,7 @@
+"""Recipes: a run as one frozen object. One file per run; a file with a module-level `recipe` is found by itself."""
+
+from torchjepa.recipes.base import Recipe
+from torchjepa.recipes.joint_embedding import JointEmbeddingRecipe
+from torchjepa.recipes.masked import IJEPARecipe
+
+__all__ = ["IJEPARecipe", "JointEmbeddingRecipe", "Recipe"]
