@@ -21,10 +21,10 @@ class JointEmbeddingRecipe(Recipe):
 
     widths: tuple[int, ...] = (64, 128, 256)
     """Channels of the convolutional encoder's stages."""
-    depths: tuple[int, ...] | None = None
-    """Residual blocks of each stage; one each when left out."""
-    strides: tuple[int, ...] | None = None
-    """How much each stage shrinks height and width; 2 each when left out."""
+    depths: tuple[int, ...] = (1, 1, 1)
+    """Residual blocks of each stage."""
+    strides: tuple[int, ...] = (2, 2, 2)
+    """How much each stage shrinks height and width; starting with 2 keeps the first stage cheap."""
     projector_dim: int = 512
     """Width of the projector's hidden and output layers."""
     projector_layers: int = 3
