@@ -182,12 +182,13 @@ def test_closing_the_iterator_ends_the_workers_whatever_handler_the_parent_has()
         signal.signal(signal.SIGTERM, previous)
 
 
-def test_an_interrupt_leaves_the_workers_to_their_parent():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_group_leaves_the_workers_to_their_parent(number):
     steps = list(keys(40, num=400))
     batches = stream(array_source(400), 1).batches(steps, "cpu")
     first = next(batches)
     for child in multiprocessing.active_children():
-        os.kill(child.pid, signal.SIGINT)
+        os.kill(child.pid, number)
     assert_same([first, *batches], stream(array_source(400)).batches(steps, "cpu"))
 
 

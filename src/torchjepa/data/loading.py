@@ -254,9 +254,11 @@ def _failed(failure: _Failure) -> Exception:
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group, but the parent decides when its workers end. torch itself
-    # restores SIGTERM in a worker and limits it to one thread.
+    # Ctrl-C, and the SIGTERM of timeout, systemd or SLURM, reach the whole process group, but the parent decides
+    # when its workers end: it still needs them for the step at hand. One that hangs is gone after 30 seconds.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(30))
 
 
 def _as_it_is(item: Any) -> Any:
