@@ -107,7 +107,7 @@ def test_an_architecture_of_ones_own_is_brought_along(tmp_path):
 def test_only_encoders_of_torchjepa_can_be_named(tmp_path, name):
     folder = save_encoder(tmp_path / "encoder", conv(), pool="mean", preprocessing=PREPROCESSING)
     edit(folder / "config.json", architecture=name)
-    with pytest.raises(ValueError, match=r"torchjepa\.nn has ConvEncoder, ViT"):
+    with pytest.raises(ValueError, match=r"torchjepa\.nn has ConvEncoder, ConvStemViT, ViT"):
         load_encoder(folder)
 
 

@@ -153,7 +153,7 @@ def test_loss_is_a_function_of_parameters_batch_and_step():
 
 
 def test_a_shared_encoder_is_trained_by_its_targets_too():
-    model = small_ijepa(ema=None, regularizer=VICReg(), normalize_targets=False, energy=L2Energy())
+    model = small_ijepa(ema=None, regularizer=VICReg(), target_norm=None, energy=L2Energy())
     batch = images()
     assert not [name for name in model.state_dict() if name.startswith("target_encoder")]
     assert model.scheduled(0) == {}

@@ -2,5 +2,6 @@
 
 from torchjepa.models.ijepa import IJEPA
 from torchjepa.models.joint_embedding import JointEmbedding
+from torchjepa.models.targets import LayerNormTargets, PositionStandardize, TargetNorm
 
-__all__ = ["IJEPA", "JointEmbedding"]
+__all__ = ["IJEPA", "JointEmbedding", "LayerNormTargets", "PositionStandardize", "TargetNorm"]

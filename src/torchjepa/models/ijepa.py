@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from torchjepa.collapse import CollapseRegularizer, named_terms
 from torchjepa.ema import EMA
 from torchjepa.energy import EnergyFn, SmoothL1Energy
 from torchjepa.models.encoding import evaluation_mode
+from torchjepa.models.targets import LayerNormTargets, TargetNorm
 from torchjepa.nn.pooling import MeanPool
 from torchjepa.nn.predictor import Predictor
 from torchjepa.types import Batch, Encoder, Grid, Loss, Masks
@@ -22,18 +22,22 @@ from torchjepa.types import Batch, Encoder, Grid, Loss, Masks
 _DEFAULT_ENERGY = SmoothL1Energy()
 _DEFAULT_EMA = EMA(0.996)
 _DEFAULT_POOL = MeanPool()
+_DEFAULT_TARGET_NORM = LayerNormTargets()
 
 
 class IJEPA(nn.Module):
     """The image-based joint-embedding predictive architecture, from any parts.
 
-    L = energy(predictor(encoder(x, context), targets), sg[norm(target_encoder(x))[targets]])
-        + regularizer_weight * regularizer(z_a, z_b),
+    L = mean over draws of energy(predictor(encoder(x, context), targets),
+                                  sg[target_norm(target_encoder(x))[targets]])
+        + regularizer_weight * regularizer(projector(z_a), projector(z_b)),
 
-    norm the layer norm over d without affine part, eps 1e-5 (as released; the prediction is not normalised),
-    sg no gradient, target_encoder <- m target_encoder + (1 - m) encoder after every step.
+    sg no gradient, target_encoder <- m target_encoder + (1 - m) encoder after every step; the prediction is
+    not normalised.
 
-    The regularizer sees one vector a sample from two branches: z_a the pooled context tokens, z_b the pooled
+    The regularizer sees one vector a sample from two branches. z_a is the pooled context tokens of the first
+    mask draw. z_b is, with two draws or more, those of the second: two glimpses of one picture, which a
+    regularizer with an invariance term (VICReg, Barlow Twins) draws together. With one draw it is the pooled
     predictions (whose gradient reaches the encoder through the predictor; the EMA target has none), or, where
     the target has a gradient (`ema=None`), the encoder's pooled tokens of the full input.
 
@@ -50,17 +54,24 @@ class IJEPA(nn.Module):
         regularizer_weight: its weight beside the energy, 1.
         regularizer_pool: tokens `[b, n, d]` to `[b, d']`, the mean by default; also gives the features of
             `Loss.features`.
-        normalize_targets: whether targets are layer-normalised, true (as released).
+        projector: what z_a and z_b go through before the regularizer, one after the other, `[b, d']` to
+            `[b, e]`; trained and not deployed. None by default.
+        target_norm: what is done to the target tokens `[b, n, d]` before the targets are cut from them: layer
+            norm over d without affine part, eps 1e-5, by default (as released); `PositionStandardize()`
+            takes what all samples share out of them; `None` leaves them as they are.
+        num_mask_draws: independent masks for each sample, 1 (as released). The target encoder runs once for
+            all, and contexts of equal length go through the encoder as one batch.
         seed: seed of the masks, which are a function of it and the step.
 
     Attributes:
         encoder: the context encoder.
         predictor: the predictor.
+        projector: the projector, the identity where there is none.
         target_encoder: the target encoder, in the state dict only where there is an EMA.
 
     Raises:
-        ValueError: the encoder is not an `nn.Module`, the predictor is made for another dimension, or the
-            regularizer's weight is negative.
+        ValueError: the encoder is not an `nn.Module`, the predictor is made for another dimension, the
+            regularizer's weight is negative, there is a projector but no regularizer, or fewer than one draw.
     """
 
     def __init__(
@@ -74,7 +85,9 @@ class IJEPA(nn.Module):
         regularizer: CollapseRegularizer | None = None,
         regularizer_weight: float = 1.0,
         regularizer_pool: Callable[[Tensor], Tensor] = _DEFAULT_POOL,
-        normalize_targets: bool = True,
+        projector: nn.Module | None = None,
+        target_norm: TargetNorm | None = _DEFAULT_TARGET_NORM,
+        num_mask_draws: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -90,6 +103,10 @@ class IJEPA(nn.Module):
                 f"IJEPA: regularizer_weight must not be negative, got {regularizer_weight}; it would reward "
                 f"collapse."
             )
+        if projector is not None and regularizer is None:
+            raise ValueError("IJEPA: a projector without a regularizer is never trained; leave it out.")
+        if num_mask_draws < 1:
+            raise ValueError(f"IJEPA: num_mask_draws must be at least 1, got {num_mask_draws}.")
         self.encoder = encoder
         self.predictor = predictor
         if ema is not None:
@@ -100,7 +117,9 @@ class IJEPA(nn.Module):
         self.regularizer = regularizer
         self.regularizer_weight = regularizer_weight
         self.regularizer_pool = regularizer_pool
-        self.normalize_targets = normalize_targets
+        self.projector = nn.Identity() if projector is None else projector
+        self.target_norm = target_norm
+        self.num_mask_draws = num_mask_draws
         self.seed = seed
 
     def loss(self, batch: Batch, step: int) -> Loss:
@@ -111,59 +130,59 @@ class IJEPA(nn.Module):
             step: the optimizer update, from 0; with the seed it gives the masks.
 
         Returns:
-            The total; terms `prediction` and the regularizer's, weighted, which add up to it; features
-            `encoder` `[b, d]` (pooled context), `prediction` and `target` `[b * m * k, d]`.
+            The total; terms `prediction` and the regularizer's, weighted, which add up to it; features of the
+            first draw, `encoder` `[b, d']` (pooled context), `prediction` and `target` `[b * m * k, d]`.
 
         Raises:
             ValueError: the input does not fit the encoder, or no mask fits its grid.
         """
         x = batch.views[0]
         grid = self.encoder.grid(tuple(x.shape[2:]))
-        masks = self.draw_masks(grid, batch, step).to(x.device)
-        full, target = self.targets(x, masks.targets)
-        context = self.encoder(x, masks.context)
-        prediction = self.predictor(context, masks.context, masks.targets, grid)
-        energy = self.energy(prediction, target)
-        pooled = self.regularizer_pool(context)
+        draws = [self.draw_masks(grid, batch, step, draw).to(x.device) for draw in range(self.num_mask_draws)]
+        full, wanted = self.targets(x)
+        targets = [take_blocks(wanted, masks.targets) for masks in draws]
+        contexts = self._encode_contexts(x, [masks.context for masks in draws])
+        predictions = [
+            self.predictor(context, masks.context, masks.targets, grid)
+            for context, masks in zip(contexts, draws)
+        ]
+        energy = torch.stack(list(map(self.energy, predictions, targets))).mean()
+        pooled = self.regularizer_pool(contexts[0])
         total, terms = energy, {"prediction": energy.detach()}
         if self.regularizer is not None:
-            other = prediction.flatten(1, 2) if self.ema is not None else full
-            parts = self.regularizer.compute(pooled, self.regularizer_pool(other))
+            z_b = self.regularizer_pool(self._second_branch(contexts, predictions, full))
+            parts = self.regularizer.compute(self.projector(pooled), self.projector(z_b))
             total = total + self.regularizer_weight * parts.total()
             terms |= {name: self.regularizer_weight * term for name, term in named_terms(parts).items()}
         features = {
             "encoder": pooled.detach(),
-            "prediction": prediction.detach().flatten(0, 2),
-            "target": target.detach().flatten(0, 2),
+            "prediction": predictions[0].detach().flatten(0, 2),
+            "target": targets[0].detach().flatten(0, 2),
         }
         return Loss(total, terms, features)
 
-    def draw_masks(self, grid: Grid, batch: Batch, step: int) -> Masks:
+    def draw_masks(self, grid: Grid, batch: Batch, step: int, draw: int = 0) -> Masks:
         """The masks of a batch, on the CPU: drawn for the step's global batch, cut to the rows at hand.
 
         Args:
             grid: the encoder's token grid.
             batch: says which rows of the global batch are here.
             step: the optimizer update, from 0.
+            draw: which of the step's independent draws, from 0.
         """
-        return self.mask(grid, batch.num_global, rng.generator(self.seed, "mask", step))[batch.rows]
+        # The first draw's key is the step alone, so that more draws leave it as it was.
+        keys = (step, draw) if draw else (step,)
+        return self.mask(grid, batch.num_global, rng.generator(self.seed, "mask", *keys))[batch.rows]
 
-    def targets(
-        self, x: Float[Tensor, "b c *axes"], ids: Int64[Tensor, "b m k"]
-    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b m k d"]]:
-        """The target encoder's tokens of the full input, and the normalised ones of the target blocks.
+    def targets(self, x: Float[Tensor, "b c *axes"]) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]]:
+        """The target encoder's tokens of the full input, as they are and as they are to be predicted.
 
         Args:
             x: inputs `[b, c, ...]`.
-            ids: places of the target blocks, int64 `[b, m, k]`.
         """
         with torch.set_grad_enabled(self.ema is None and torch.is_grad_enabled()):
             full = self._target_network()(x)
-            rows = torch.arange(len(ids), device=ids.device)[:, None, None]
-            target = full[rows, ids]
-            if self.normalize_targets:
-                target = F.layer_norm(target, target.shape[-1:], eps=1e-5)
-        return full, target
+            return full, full if self.target_norm is None else self.target_norm(full)
 
     def after_step(self, step: int) -> None:
         """Move the target encoder towards the encoder.
@@ -200,3 +219,27 @@ class IJEPA(nn.Module):
 
     def _target_network(self) -> nn.Module:
         return self.encoder if self.ema is None else self.target_encoder
+
+    def _encode_contexts(self, x: Tensor, ids: Sequence[Tensor]) -> Sequence[Tensor]:
+        if len({each.shape for each in ids}) > 1 or len(ids) == 1:
+            return [self.encoder(x, each) for each in ids]
+        # One pass over all draws keeps the device busier than several smaller ones.
+        tokens = self.encoder(x.repeat(len(ids), *[1] * (x.dim() - 1)), torch.cat(list(ids)))
+        return tokens.unflatten(0, (len(ids), len(x))).unbind(0)
+
+    def _second_branch(
+        self, contexts: Sequence[Tensor], predictions: Sequence[Tensor], full: Tensor
+    ) -> Tensor:
+        if len(contexts) > 1:
+            return contexts[1]
+        return full if self.ema is None else predictions[0].flatten(1, 2)
+
+
+def take_blocks(tokens: Float[Tensor, "b n d"], ids: Int64[Tensor, "b m k"]) -> Float[Tensor, "b m k d"]:
+    """The tokens of each sample's blocks.
+
+    Args:
+        tokens: all tokens `[b, n, d]`.
+        ids: places of the blocks, int64 `[b, m, k]`.
+    """
+    return tokens[torch.arange(len(ids), device=ids.device)[:, None, None], ids]

@@ -1,7 +1,9 @@
 """Networks: encoders over a token grid, the predictor, the projector and what they are made of."""
 
 from torchjepa.nn.batchnorm import GlobalBatchNorm1d, GlobalBatchNorm2d
+from torchjepa.nn.conv_stem import ConvStemViT
 from torchjepa.nn.convnet import ConvEncoder
+from torchjepa.nn.init import FanInStd
 from torchjepa.nn.patch import patch_grid, patchify
 from torchjepa.nn.pooling import MeanMaxPool, MeanPool, pool_by_name
 from torchjepa.nn.positions import sincos_positions
@@ -11,6 +13,8 @@ from torchjepa.nn.vit import ViT
 
 __all__ = [
     "ConvEncoder",
+    "ConvStemViT",
+    "FanInStd",
     "GlobalBatchNorm1d",
     "GlobalBatchNorm2d",
     "MeanMaxPool",

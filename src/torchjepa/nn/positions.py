@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchjepa.types import Grid
 
+NO_POSITIONS = "none"
 _MAX_CACHED_GRIDS = 16
 
 
@@ -28,7 +29,8 @@ def sincos_positions(
         dim: number of channels.
         layout: `"wh"` columns then rows (I-JEPA as released, the default for images), `"hw"` rows then
             columns (V-JEPA's images), `"thw"` equal shares (V-JEPA's `uniform_power`, its videos), `"tthw"`
-            half of the channels to time (V-JEPA without it), `"w"` sequences.
+            half of the channels to time (V-JEPA without it), `"w"` sequences; `"none"` is all zeros, for
+            encoders that are not told where a token is.
         base: the longest period over 2 pi, 10000 as in all released models.
 
     Returns:
@@ -41,6 +43,8 @@ def sincos_positions(
     check_layout(layout)
     if dim < 1:
         raise ValueError(f"sincos_positions: dim must be at least 1, got {dim}.")
+    if layout == NO_POSITIONS:
+        return torch.zeros(grid.num_tokens, dim, dtype=torch.float64, device="cpu")
     lengths = dict(zip("thw", grid.shape))
     missing = [axis for axis, length in lengths.items() if length > 1 and axis not in layout]
     if missing:
@@ -64,12 +68,12 @@ def check_layout(layout: str) -> None:
         layout: as in `sincos_positions`.
 
     Raises:
-        ValueError: the layout is empty or has other letters than t, h, w.
+        ValueError: the layout is neither `"none"` nor made of the letters t, h, w.
     """
-    if not layout or set(layout) - set("thw"):
+    if layout != NO_POSITIONS and (not layout or set(layout) - set("thw")):
         raise ValueError(
             f"positions: the layout must name the axes t, h, w in the order of their channels "
-            f"('wh', 'hw', 'thw', 'tthw' or 'w'), got {layout!r}."
+            f"('wh', 'hw', 'thw', 'tthw' or 'w') or be 'none', got {layout!r}."
         )
 
 

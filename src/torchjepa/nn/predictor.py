@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from torchjepa import rng
 from torchjepa.nn.attention import Block
-from torchjepa.nn.init import fill_normal, init_transformer, rescale_depth
-from torchjepa.nn.positions import SinCosPositions
+from torchjepa.nn.init import FanInStd, fill_normal, init_transformer, rescale_depth
+from torchjepa.nn.positions import NO_POSITIONS, SinCosPositions
 from torchjepa.types import Grid
 
 
@@ -31,8 +31,9 @@ class Predictor(nn.Module):
         num_heads: number of attention heads, 12; the released models take the encoder's.
         mlp_ratio: hidden width of the MLPs over `embed_dim`, 4.
         positions: layout of the sin-cos positions, see `sincos_positions`: `"wh"` for images (default),
-            `"thw"` for videos, `"w"` for sequences.
-        init_std: standard deviation of the initial weights and of the mask token, 0.02; see `ViT`.
+            `"thw"` for videos, `"w"` for sequences; not `"none"`, which would ask for all targets alike.
+        init_std: standard deviation of the initial weights and of the mask token, 0.02; see `ViT`. Under
+            `FanInStd` the mask token, which has no fan-in, keeps 0.02.
         seed: seed of the initial weights.
 
     Attributes:
@@ -52,13 +53,18 @@ class Predictor(nn.Module):
         num_heads: int = 12,
         mlp_ratio: float = 4.0,
         positions: str = "wh",
-        init_std: float = 0.02,
+        init_std: float | FanInStd = 0.02,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if depth < 1:
             raise ValueError(
                 f"Predictor: depth must be at least 1, got {depth}: mask tokens see nothing without."
+            )
+        if positions == NO_POSITIONS:
+            raise ValueError(
+                "Predictor: positions must not be 'none': the places of the targets are all that it is told "
+                "about them; use 'wh' for images, 'thw' for videos, 'w' for sequences."
             )
         self.encoder_dim = encoder_dim
         self._config: dict[str, Any] = {
@@ -77,7 +83,8 @@ class Predictor(nn.Module):
         self.proj = nn.Linear(embed_dim, encoder_dim)
         init_transformer(self, init_std, seed, "predictor")
         rescale_depth([block.residual_weights() for block in self.blocks])  # type: ignore[operator]
-        fill_normal(self.mask_token, init_std, rng.generator(seed, "init", "mask token"))
+        token_std = 0.02 if isinstance(init_std, FanInStd) else init_std
+        fill_normal(self.mask_token, token_std, rng.generator(seed, "init", "mask token"))
 
     @property
     def config(self) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from torchjepa.nn.attention import Block
-from torchjepa.nn.init import init_transformer, rescale_depth
-from torchjepa.nn.intermediates import resolve_indices
+from torchjepa.nn.init import FanInStd, init_transformer, rescale_depth
+from torchjepa.nn.intermediates import run_blocks
 from torchjepa.nn.patch import patch_grid, patchify
 from torchjepa.nn.positions import SinCosPositions
 from torchjepa.types import Grid
@@ -49,11 +49,12 @@ class ViT(nn.Module):
         in_channels: channels of the input, 3.
         mlp_ratio: hidden width of the MLPs over d, 4.
         positions: layout of the sin-cos positions, see `sincos_positions`; by default `"w"`, `"wh"`
-            (I-JEPA's) or `"thw"` (V-JEPA's) by the number of axes.
+            (I-JEPA's) or `"thw"` (V-JEPA's) by the number of axes; `"none"` for no positions.
         init_std: standard deviation of the initial weights, 0.02 (as released, for widths of 768 and more);
             output projections of block l are divided by sqrt(2 (l + 1)) besides. (The released I-JEPA code
             undoes that division; ours keeps it.) In narrow networks 0.02 starves a masked model's encoder:
-            at width 128 its first gradients are 900 times smaller than with 1 / sqrt(embed_dim).
+            at width 128 its first gradients are 900 times smaller than with 1 / sqrt(embed_dim);
+            `FanInStd()` makes each layer's follow from its own fan-in.
         seed: seed of the initial weights.
 
     Attributes:
@@ -75,7 +76,7 @@ class ViT(nn.Module):
         in_channels: int = 3,
         mlp_ratio: float = 4.0,
         positions: str | None = None,
-        init_std: float = 0.02,
+        init_std: float | FanInStd = 0.02,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -156,16 +157,9 @@ class ViT(nn.Module):
             ValueError: the patch does not divide the input, or there is no such block.
         """
         grid = self.grid(x.shape[2:])
-        wanted = resolve_indices("blocks", return_intermediates or (), len(self.blocks))
         table = self.positions(grid, self.patch_embed.weight)
         tokens = self.patch_embed(patchify(x, self.patch_size, ids)) + (table if ids is None else table[ids])
-        intermediates = {}
-        for index, block in enumerate(self.blocks):
-            tokens = block(tokens)
-            if index in wanted:
-                intermediates[f"block_{index}"] = tokens
-        tokens = self.norm(tokens)
-        return tokens if return_intermediates is None else (tokens, intermediates)
+        return run_blocks(tokens, self.blocks, self.norm, return_intermediates)
 
 
 def _resolve_axes(

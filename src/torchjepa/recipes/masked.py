@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from torch import nn
 
@@ -11,8 +12,9 @@ from torchjepa.data import MaskedViewTransform, Preprocessing
 from torchjepa.ema import EMA, LinearMomentumSchedule
 from torchjepa.energy import EnergyFn, SmoothL1Energy
 from torchjepa.masking import MultiBlockMasking
-from torchjepa.models import IJEPA
-from torchjepa.nn import Predictor, ViT
+from torchjepa.models import IJEPA, LayerNormTargets, TargetNorm
+from torchjepa.nn import ConvStemViT, FanInStd, Predictor, Projector, ViT
+from torchjepa.nn.pooling import pool_by_name
 from torchjepa.recipes.base import Recipe
 from torchjepa.types import MaskSampler
 
@@ -23,6 +25,17 @@ class IJEPARecipe(Recipe):
 
     patch_size: int = 16
     """Side of a patch in pixels."""
+    stem: Literal["linear", "conv"] = "linear"
+    """How patches are embedded: linear, one linear map of each (ViT); conv, overlapping 3 x 3 convolutions of
+    stride 2 that see the visible patches only, for small images (the patch size must be a power of two)."""
+    stem_width: int = 32
+    """Channels of the first convolution where --stem is conv; each later one has twice as many."""
+    positions: Literal["wh", "hw", "none"] = "wh"
+    """Sin-cos positions of the encoder: wh (I-JEPA as released), hw (V-JEPA's images), none. The predictor
+    always has wh."""
+    init_gain: float | None = None
+    """Initial weights have standard deviation init_gain / sqrt(inputs of the layer), 0.5 say for a narrow
+    network. Default: 0.02 throughout, as released."""
     embed_dim: int = 192
     """Width of the encoder."""
     depth: int = 12
@@ -39,6 +52,12 @@ class IJEPARecipe(Recipe):
     """What is seen and what is to be predicted."""
     energy: EnergyFn = field(default_factory=SmoothL1Energy)
     """Distance between predicted and actual target tokens."""
+    target_norm: TargetNorm | None = field(default_factory=LayerNormTargets)
+    """What is done to the target tokens before they are predicted: LayerNormTargets() as released,
+    PositionStandardize() to take out what all images share, None for nothing."""
+    num_mask_draws: int = 1
+    """Independent masks for each image in each step. With 2 or more the regularizer compares the contexts of
+    the first two."""
     momentum: float = 0.996
     """EMA momentum of the target encoder at the first step."""
     final_momentum: float = 1.0
@@ -47,6 +66,12 @@ class IJEPARecipe(Recipe):
     """Collapse regularizer on the pooled context tokens; None trains plain I-JEPA."""
     regularizer_weight: float = 1.0
     """Its weight beside the prediction energy."""
+    regularizer_pool: str = "mean"
+    """How tokens are pooled for it: mean or mean_max."""
+    projector_dim: int | None = None
+    """Width of the projector between pooling and regularizer, hidden layers and output. Default: no projector."""
+    projector_layers: int = 2
+    """Linear layers of the projector."""
     crop_scale: tuple[float, float] = (0.3, 1.0)
     """Area of the random crop as a share of the image."""
     flip: float = 0.0
@@ -59,15 +84,47 @@ class IJEPARecipe(Recipe):
         """How tokens become one feature vector when the encoder is judged."""
         return self.pool
 
-    def build_encoder(self, num_channels: int) -> ViT:
+    @property
+    def init_std(self) -> float | FanInStd:
+        """Standard deviation of the initial weights of encoder and predictor."""
+        return 0.02 if self.init_gain is None else FanInStd(self.init_gain)
+
+    def build_encoder(self, num_channels: int) -> ViT | ConvStemViT:
         """The context encoder; the target encoder starts as its copy."""
-        return ViT(
-            image_size=self.image_size,
-            patch_size=self.patch_size,
-            in_channels=num_channels,
-            embed_dim=self.embed_dim,
-            depth=self.depth,
-            num_heads=self.num_heads,
+        sizes: dict[str, Any] = {
+            "image_size": self.image_size,
+            "patch_size": self.patch_size,
+            "in_channels": num_channels,
+            "embed_dim": self.embed_dim,
+            "depth": self.depth,
+            "num_heads": self.num_heads,
+            "positions": self.positions,
+            "init_std": self.init_std,
+            "seed": self.seed,
+        }
+        return ViT(**sizes) if self.stem == "linear" else ConvStemViT(stem_width=self.stem_width, **sizes)
+
+    def build_predictor(self) -> Predictor:
+        """The predictor."""
+        return Predictor(
+            encoder_dim=self.embed_dim,
+            embed_dim=self.predictor_dim,
+            depth=self.predictor_depth,
+            num_heads=self.predictor_heads,
+            init_std=self.init_std,
+            seed=self.seed,
+        )
+
+    def build_projector(self) -> Projector | None:
+        """What stands between pooling and regularizer, if anything."""
+        if self.projector_dim is None:
+            return None
+        pooled_dim = pool_by_name(self.regularizer_pool).out_dim(self.embed_dim)
+        return Projector(
+            pooled_dim,
+            self.projector_dim,
+            self.projector_dim,
+            num_layers=self.projector_layers,
             seed=self.seed,
         )
 
@@ -78,18 +135,16 @@ class IJEPARecipe(Recipe):
         )
         return IJEPA(
             self.build_encoder(num_channels),
-            Predictor(
-                encoder_dim=self.embed_dim,
-                embed_dim=self.predictor_dim,
-                depth=self.predictor_depth,
-                num_heads=self.predictor_heads,
-                seed=self.seed,
-            ),
+            self.build_predictor(),
             mask=self.mask,
             energy=self.energy,
             ema=EMA(self.momentum, momentum),
             regularizer=self.regularizer,
             regularizer_weight=self.regularizer_weight,
+            regularizer_pool=pool_by_name(self.regularizer_pool),
+            projector=self.build_projector(),
+            target_norm=self.target_norm,
+            num_mask_draws=self.num_mask_draws,
             seed=self.seed,
         )
 
