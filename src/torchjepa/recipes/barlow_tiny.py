@@ -1,6 +1,6 @@
 """Barlow Twins with a small convolutional encoder on a folder of images.
 
-    jepa train barlow-tiny --data path/to/images
+jepa train barlow-tiny --data path/to/images
 """
 
 from torchjepa.collapse import BarlowTwins

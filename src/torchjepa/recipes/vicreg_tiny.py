@@ -1,6 +1,6 @@
 """VICReg with a small convolutional encoder on a folder of images.
 
-    jepa train vicreg-tiny --data path/to/images
+jepa train vicreg-tiny --data path/to/images
 """
 
 from torchjepa.collapse import VICReg
