@@ -11,7 +11,7 @@ from torch import nn
 
 from torchjepa.data import Preprocessing
 from torchjepa.hub import load_encoder, save_encoder
-from torchjepa.nn import ConvEncoder, Predictor, ViT
+from torchjepa.nn import ConvEncoder, ConvStemViT, Predictor, ViT
 
 PREPROCESSING = Preprocessing(image_size=16, num_channels=3, mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.3))
 
@@ -24,6 +24,11 @@ def vit() -> ViT:
 def conv() -> ConvEncoder:
     torch.manual_seed(1)
     return ConvEncoder(in_channels=3, widths=(8, 16))
+
+
+def conv_stem() -> ConvStemViT:
+    torch.manual_seed(1)
+    return ConvStemViT(image_size=16, patch_size=4, embed_dim=24, depth=2, num_heads=2, positions="none")
 
 
 class Own(nn.Module):
@@ -42,7 +47,7 @@ def edit(path, **changes):
     path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
 
 
-@pytest.mark.parametrize("build", [vit, conv])
+@pytest.mark.parametrize("build", [vit, conv, conv_stem])
 def test_what_is_loaded_gives_the_same_bits(tmp_path, build):
     encoder = build().train()
     encoder(torch.randn(8, 3, 16, 16))  # moves running statistics, where there are any

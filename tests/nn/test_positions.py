@@ -65,6 +65,12 @@ def test_unknown_layout(layout):
         SinCosPositions(8, layout)
 
 
+def test_no_positions_is_zero_on_any_grid():
+    table = sincos_positions(Grid(t=2, h=2, w=3), 5, layout="none")
+    assert torch.equal(table, torch.zeros(12, 5, dtype=torch.float64))
+    assert not SinCosPositions(4, "none")(Grid(h=2, w=2), torch.zeros(1)).any()
+
+
 def test_layout_that_leaves_out_an_axis():
     with pytest.raises(ValueError, match=r"no 't' although the grid has 2 tokens along it; use .*'thw'"):
         sincos_positions(Grid(t=2, h=2, w=2), 8)

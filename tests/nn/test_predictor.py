@@ -88,6 +88,11 @@ def test_videos_need_a_layout_with_time():
     assert video(context, context_ids, target_ids, Grid(t=2, h=2, w=3)).shape == (2, 3, 2, 10)
 
 
+def test_without_positions_it_knows_nothing_of_the_targets():
+    with pytest.raises(ValueError, match=r"positions must not be 'none'.*use 'wh' for images"):
+        small_predictor(positions="none")
+
+
 def test_depth_below_one():
     with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
         small_predictor(depth=0)
