@@ -1,1 +1,1 @@
-"""The `jepa` command: one file per subcommand; a file with a function `run` is found by itself."""
+"""The `jepa` command: one file per subcommand; a file that begins with `jepa <its name>: ` is found by itself."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+if TYPE_CHECKING:
+    from torchjepa.cli.opening import OpenedRun
+    from torchjepa.data import DataSplit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +28,12 @@ class EvalCommand:
     """Labelled images (folder or array) that the probes are fitted on. Default: the run's own data."""
     test_data: str | None = None
     """What they are judged on. Default: a held-out part of --data."""
-    holdout: float = 0.1
-    """Share of --data that is held out when there is no --test-data."""
+    holdout: float | None = None
+    """Share of --data that is held out when there is no --test-data. Default: as in the run."""
     samples: int = 50_000
     """At most this many training images are used."""
+    max_data_errors: float | None = None
+    """Share of undecodable files above which nothing is judged. Default: as in the run."""
     num_workers: int = 0
     """Processes that load images."""
     device: str = "auto"
@@ -41,38 +47,65 @@ def run(argv: Sequence[str]) -> int:
     command = tyro.cli(EvalCommand, args=list(argv), prog="jepa eval")
     from rich.console import Console
 
-    from torchjepa.cli.judging import Judge, fewer
-    from torchjepa.cli.opening import open_run, pick_device
-    from torchjepa.data import open_data
+    from torchjepa.cli.devices import pick_device
+    from torchjepa.cli.judging import Judge, fewer, has_labels
+    from torchjepa.cli.opening import open_run
     from torchjepa.evaluation import score_table, write_scores
 
+    if command.samples < 2:
+        raise ValueError(f"--samples must be at least 2, got {command.samples}.")
     opened = open_run(command.run)
-    recipe = opened.recipe
-    own = command.data is None
-    split = open_data(
-        recipe.data if own else command.data,
-        test_data=command.test_data or (recipe.test_data if own else None),
-        holdout=recipe.holdout if own else command.holdout,
-        seed=recipe.seed,
-    )
-    print(split.description)
     device = pick_device(command.device)
+    split = _open_data(command, opened)
+    if not has_labels(split):
+        raise ValueError(
+            "There is nothing to judge by: the data need at least two classes (top-level folders, or a label "
+            "array) among the training and among the test samples."
+        )
+    print(split.description, flush=True)
+    out = _out(command)
+    error_file = out.with_suffix(".data_errors.jsonl")
+    error_file.unlink(missing_ok=True)
+    recipe, errors = opened.recipe, command.max_data_errors
     judge = Judge(
         fewer(split, command.samples, None, recipe.seed),
         opened.encoder.preprocessing,
         opened.encoder.pool,
         device,
-        max_errors=recipe.max_data_errors,
+        errors=error_file,
+        max_errors=recipe.max_data_errors if errors is None else errors,
         precision=recipe.precision,
         seed=recipe.seed,
         num_workers=command.num_workers,
     )
-    scores, _ = judge.scores(opened.encoder.model.to(device), opened.untrained().to(device), print)
-    if not scores:
-        raise ValueError("there is nothing to judge by: the data has no labels (top-level folder names).")
-    name = "own" if own else Path(str(command.data)).stem
-    out = Path(command.out) if command.out else Path(command.run) / f"eval-{name}.json"
+    untrained = opened.untrained().to(device)
+    judge.calibrate(untrained)
+    scores, _ = judge.scores(opened.encoder.model.to(device), untrained, print)
     Console().print(score_table(scores))
     write_scores(out, scores)
-    print(f"The scores are in {out}.")
+    left_out = f"; the undecodable files are listed in {error_file}" if error_file.exists() else ""
+    print(f"The scores are in {out}{left_out}")
     return 0
+
+
+def _open_data(command: EvalCommand, opened: OpenedRun) -> DataSplit:
+    from torchjepa.data import open_data
+
+    recipe = opened.recipe
+    own = command.data is None
+    return open_data(
+        recipe.data if own else command.data,
+        test_data=command.test_data or (recipe.test_data if own else None),
+        holdout=recipe.holdout if command.holdout is None else command.holdout,
+        seed=recipe.seed,
+        min_size=2 * opened.encoder.preprocessing.image_size,
+    )
+
+
+def _out(command: EvalCommand) -> Path:
+    if command.out:
+        out = Path(command.out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return out
+    name = "own" if command.data is None else Path(command.data).resolve().stem
+    return Path(command.run) / f"eval-{name}.json"

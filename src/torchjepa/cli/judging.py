@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from torchjepa.nn.pooling import pool_by_name
 from torchjepa.rng import generator
 
 CALIBRATION_SAMPLES = 2048
+# Larger images are shrunk for the raw-pixel baseline: 50,000 at 224 x 224 in colour would take 30 GB.
+PIXEL_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Judge:
         precision: `bf16-mixed` encodes under bfloat16 autocast, as the run trained; anything else in float32.
         seed: keys whatever is drawn.
         num_workers: processes that load.
+        part: what the samples are called in `errors`, where several judges share the file.
+        batch_size: images encoded at once.
     """
 
     split: DataSplit
@@ -44,6 +48,7 @@ class Judge:
     precision: str = "32"
     seed: int = 0
     num_workers: int = 0
+    part: str = "judged"
     batch_size: int = 500
 
     def features(self, encoder: nn.Module) -> tuple[Features, Features]:
@@ -56,15 +61,24 @@ class Judge:
         return train, test
 
     def pixels(self) -> tuple[Features, Features]:
-        """The preprocessed pixels themselves."""
-        train, test = (raw_pixels(stream) for stream in self._streams())
+        """The preprocessed pixels themselves, of at most 64 x 64."""
+        side = min(self.preprocessing.image_size, PIXEL_SIDE)
+        smaller = replace(self, preprocessing=replace(self.preprocessing, image_size=side))
+        train, test = (raw_pixels(stream) for stream in smaller._streams())
         return train, test
 
     def scores(
         self, encoder: nn.Module, untrained: nn.Module, tell: Callable[[str], None]
     ) -> tuple[list[Score], Mapping[str, tuple[Features, Features]]]:
-        """Scores of the encoder and its baselines, and the features that they were computed from."""
-        self.calibrate(untrained)
+        """Scores of the encoder and its baselines, and the features that they were computed from.
+
+        Args:
+            encoder: the trained one.
+            untrained: the same network at step 0, calibrated.
+            tell: receives what a reader of the scores should know.
+        """
+        if self.preprocessing.image_size > PIXEL_SIDE:
+            tell(f"The raw-pixel baseline is judged at {PIXEL_SIDE} x {PIXEL_SIDE} pixels.")
         features = {
             "encoder": self.features(encoder),
             "untrained": self.features(untrained),
@@ -82,24 +96,35 @@ class Judge:
         """Give the batch norms of an untrained encoder the statistics of the data, as an honest baseline has.
 
         Freshly made batch norms claim mean 0 and variance 1; a trained encoder would beat that baseline by its
-        statistics alone. A cumulative average over a few thousand samples mends it; without batch norms nothing
-        changes.
+        statistics alone. The running mean becomes the mean over a few thousand samples, the running variance
+        that of the batches' unbiased variances; without batch norms nothing changes.
+
+        Args:
+            encoder: changed in place, and left in evaluation mode.
         """
-        norms = [
-            part for part in encoder.modules() if isinstance(getattr(part, "running_mean", None), Tensor)
-        ]
+        encoder.eval()
+        parts = encoder.modules()
+        norms = [part for part in parts if isinstance(getattr(part, "running_mean", None), Tensor)]
         if not norms:
             return
+        momenta = [norm.momentum for norm in norms]
         few = sample(self.split.train, CALIBRATION_SAMPLES, self.seed, "calibrate")
-        encoder.train()
+        for norm in norms:
+            norm.train()
         with self._autocast():
             self._average(encoder, norms, few)
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
         encoder.eval()
 
     def _average(self, encoder: nn.Module, norms: list[nn.Module], few: ImageSource) -> None:
-        for i, batch in enumerate(self._stream(few, "calibration", 0)):
+        seen = 0
+        for batch in self._stream(few, f"{self.part} calibration", 0):
+            if len(batch) < 2 and seen:  # one sample has no variance
+                continue
+            seen += len(batch)
             for norm in norms:
-                norm.momentum = 1.0 / (i + 1)  # type: ignore[assignment]
+                norm.momentum = len(batch) / seen  # type: ignore[assignment]
             encoder(batch.views[0].to(self.device))
 
     def _autocast(self) -> AbstractContextManager[object]:
@@ -109,8 +134,8 @@ class Judge:
 
     def _streams(self) -> tuple[EvalStream, EvalStream]:
         return (
-            self._stream(self.split.train, "judged train", self.num_workers),
-            self._stream(self.split.test, "judged test", self.num_workers),
+            self._stream(self.split.train, f"{self.part} train", self.num_workers),
+            self._stream(self.split.test, f"{self.part} test", self.num_workers),
         )
 
     def _stream(self, source: ImageSource, part: str, num_workers: int) -> EvalStream:

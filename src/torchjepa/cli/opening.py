@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from torchjepa.cli.pipeline import deployable
+from torchjepa.cli.finish import deployable
+from torchjepa.cli.run_json import StoredRun, read_run, resume_command
 from torchjepa.engine import RunFolder
 from torchjepa.hub import LoadedEncoder, load_encoder
 from torchjepa.recipes.base import Recipe
@@ -23,22 +25,33 @@ class OpenedRun:
 
     Args:
         folder: where it is.
-        recipe: the recipe as it was run.
-        recipe_name: what it is called on the command line.
-        encoder: the deployable encoder.
-        about: the whole of run.json.
+        stored: what its run.json says.
     """
 
     folder: RunFolder
-    recipe: Recipe
-    recipe_name: str
-    encoder: LoadedEncoder
-    about: dict[str, Any]
+    stored: StoredRun
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe as it was run; needs the user's file where it was one."""
+        return from_json(find_recipe(self.stored.recipe), self.stored.settings)
+
+    @cached_property
+    def encoder(self) -> LoadedEncoder:
+        """The deployable encoder."""
+        model = None
+        if _read(self.folder.encoder / "config.json").get("architecture") == "custom":
+            channels = _read(self.folder.encoder / "preprocessing.json").get("num_channels", 3)
+            model = self._initial(int(channels))
+        return load_encoder(self.folder.encoder, model)
 
     def untrained(self) -> nn.Module:
         """The encoder as it was at step 0."""
-        channels = self.encoder.preprocessing.num_channels
-        return deployable(self.recipe.seeded_learner(channels, 1)).eval()
+        return self._initial(self.encoder.preprocessing.num_channels).eval()
+
+    def _initial(self, num_channels: int) -> nn.Module:
+        total_steps = int(self.stored.content.get("total_steps", 1))
+        return deployable(self.recipe.seeded_learner(num_channels, total_steps))
 
 
 def open_run(path: str) -> OpenedRun:
@@ -48,35 +61,19 @@ def open_run(path: str) -> OpenedRun:
         ValueError: there is no run, or it has no encoder yet.
     """
     folder = RunFolder.open(path)
-    about = json.loads(folder.run_json.read_text())
-    recipe = from_json(find_recipe(about["recipe"]), about["settings"])
+    stored = read_run(folder.run_json)
     if not folder.encoder.is_dir():
         raise ValueError(
-            f"{path} has no encoder yet: its training has not ended. "
-            f"Go on with it: jepa train {about['recipe']} --name {folder.path.name} --resume"
+            f"{path} has no encoder yet: its training has not ended. Go on with it: "
+            f"{resume_command(Path(path))}"
         )
-    custom = json.loads((folder.encoder / "config.json").read_text())["architecture"] == "custom"
-    model = None
-    if custom:
-        channels = json.loads((folder.encoder / "preprocessing.json").read_text())["num_channels"]
-        model = deployable(recipe.seeded_learner(channels, 1))
-    return OpenedRun(folder, recipe, about["recipe"], load_encoder(folder.encoder, model), about)
+    return OpenedRun(folder, stored)
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the best present.
-
-    Raises:
-        ValueError: this machine does not have it.
-    """
-    if name != "auto":
-        try:
-            torch.zeros(1, device=name)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f"--device {name}: {str(error).splitlines()[0]}; auto takes the best present."
-            ) from None
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+def _read(path: Path) -> dict[str, Any]:
+    # Only a look: `load_encoder` says what is wrong with a damaged file.
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -1,26 +1,27 @@
-"""The whole of `jepa train`: data, learner, training, the deployable encoder, scores, report."""
+"""The whole of `jepa train`: data, learner, training, and what follows it."""
 
 from __future__ import annotations
 
-import platform
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.console import Console
 from torch import nn
 
-import torchjepa
-from torchjepa.cli.judging import Judge, fewer, has_labels
-from torchjepa.cli.train import Request, describe
-from torchjepa.data import BatchStream, DataSplit, ErrorLog, open_data
-from torchjepa.engine import KeyedSampler, RunFolder, TrainResult, is_main_process, train
+from torchjepa.cli.finish import batch_stream, deployable, finish, is_finished, make_judge
+from torchjepa.cli.judging import fewer, has_labels
+from torchjepa.cli.run_json import describe_run, read_run, resume_command, resumed_run
+from torchjepa.cli.train import Request
+from torchjepa.data import DataSplit, open_data
+from torchjepa.engine import RunFolder, TrainResult, is_main_process, train, write_json
 from torchjepa.engine.hooks import Health, MetricsFile, Probe, Progress, TensorBoard
-from torchjepa.evaluation import measure_health, score_table, write_scores
-from torchjepa.hub import save_encoder
+from torchjepa.engine.sampler import check_divisible
+from torchjepa.evaluation import measure_health
 from torchjepa.recipes.base import Recipe
-from torchjepa.report import Gatherer, write_report
+
+Say = Callable[[str], None]
 
 
 def train_and_judge(request: Request) -> int:
@@ -28,11 +29,13 @@ def train_and_judge(request: Request) -> int:
 
     Raises:
         ValueError: the run's folder is taken, the data cannot be read, or the settings do not fit.
+        DivergedError: the loss became NaN or infinite; the last good checkpoint stays.
     """
     recipe = request.recipe
-    say: Callable[[str], None] = print if is_main_process() else lambda text: None
+    # Flushed, so that a log file shows them while the run goes on.
+    say: Say = partial(print, flush=True) if is_main_process() else lambda text: None
     path = Path(recipe.runs) / str(recipe.name)
-    refuse_taken(path, request.resume)
+    check_early(recipe, path, request.resume)
     split = open_data(
         recipe.data,
         test_data=recipe.test_data,
@@ -44,26 +47,33 @@ def train_and_judge(request: Request) -> int:
     say(split.description)
     total_steps = recipe.total_steps(len(split.train))
     learner = recipe.seeded_learner(split.train.num_channels, total_steps)
-    num_parameters = sum(p.numel() for p in learner.parameters() if p.requires_grad)
-    say(
-        f"{type(learner).__name__} with {num_parameters / 1e6:.2f} M trainable parameters; {total_steps} steps."
-    )
-    folder = RunFolder.open(path) if request.resume else RunFolder.create(path, run_json(request, split))
-    result = _train(recipe, learner, split, folder, request.resume, total_steps)
+    deployable(learner)  # refused now, and not after the last step
+    millions = sum(p.numel() for p in learner.parameters() if p.requires_grad) / 1e6
+    say(f"{type(learner).__name__}, {millions:.2f} M trainable parameters, {total_steps} steps, in {path}")
+    folder = _folder(request, split, path, total_steps)
+    result = _train(request, learner, split, folder, total_steps)
     if not result.is_main:
         return 0
     if result.stopped:
+        command = resume_command(path)
+        say(f"Stopped by {result.stopped} after step {result.step}; all is kept. Go on with: {command}")
+    elif request.resume and is_finished(recipe, split, folder):
         say(
-            f"Stopped by {result.stopped} after step {result.step}; the checkpoint is written. Go on with: "
-            f"jepa train {request.recipe_name} --name {recipe.name} --runs {recipe.runs} --resume"
+            f"All {total_steps} steps are done and judged; nothing is left to do. The report: {folder.report}"
         )
-        return 0
-    finish(recipe, request.recipe_name, learner, split, folder, total_steps, say)
+    else:
+        finish(recipe, request.recipe_name, learner, split, folder, total_steps, say)
     return 0
 
 
-def refuse_taken(path: Path, resume: bool) -> None:
-    """Say at once, before any data is read, that a folder is taken or that there is nothing to resume."""
+def check_early(recipe: Recipe, path: Path, resume: bool) -> None:
+    """Refuse what cannot work before any data are read.
+
+    Raises:
+        ValueError: a setting is out of its range, the folder is taken, or there is nothing to resume.
+    """
+    recipe.train_settings(recipe.steps)
+    check_divisible(recipe.batch_size, recipe.accumulate, 1)
     if not is_main_process():
         return
     if resume:
@@ -74,170 +84,59 @@ def refuse_taken(path: Path, resume: bool) -> None:
         )
 
 
-def run_json(request: Request, split: DataSplit) -> dict[str, Any]:
-    """Everything that repeating the run takes, and what it ran on."""
-    versions = {
-        "torchjepa": torchjepa.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    device = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else platform.processor() or platform.machine()
-    )
-    return {
-        **describe(request),
-        "seed": request.recipe.seed,
-        "versions": versions,
-        "data": {
-            "description": split.description,
-            "train": split.train.fingerprint(),
-            "test": split.test.fingerprint(),
-            "classes": list(split.train.classes),
-        },
-        "device": {"name": device, "platform": platform.platform(), "threads": torch.get_num_threads()},
-    }
+def _folder(request: Request, split: DataSplit, path: Path, total_steps: int) -> RunFolder:
+    if not request.resume:
+        return RunFolder.create(path, describe_run(request, split, total_steps))
+    folder = RunFolder.open(path)
+    stored = read_run(folder.run_json)
+    content = resumed_run(request, stored, split)
+    if is_main_process() and content != stored.content:
+        write_json(folder.run_json, content)
+    return folder
 
 
 def _train(
-    recipe: Recipe, learner: nn.Module, split: DataSplit, folder: RunFolder, resume: bool, total_steps: int
+    request: Request, learner: nn.Module, split: DataSplit, folder: RunFolder, total_steps: int
 ) -> TrainResult:
-    stream = batch_stream(recipe, split, folder)
+    recipe = request.recipe
+    try:
+        return train(
+            learner,
+            batch_stream(recipe, split, folder).batches,
+            num_samples=len(split.train),
+            settings=recipe.train_settings(total_steps),
+            folder=folder,
+            hooks=_hooks(recipe, split, folder),
+            resume=request.resume,
+        )
+    except BaseException:
+        if not request.resume and is_main_process():
+            _clear_if_empty(folder)
+        raise
+
+
+def _clear_if_empty(folder: RunFolder) -> None:
+    # A run that failed before its first row would only be in the way of the next try.
+    begun = folder.metrics.is_file() and folder.metrics.stat().st_size > 0
+    if not begun and not folder.checkpoints.exists() and not folder.data_errors.exists():
+        shutil.rmtree(folder.path)
+
+
+def _hooks(recipe: Recipe, split: DataSplit, folder: RunFolder) -> list[Any]:
     hooks: list[Any] = [Health(measure_health)]
-    if recipe.probe_every and has_labels(split):
-        hooks.append(Probe(recipe.probe_every, _probe(recipe, split, folder)))
+    few = fewer(split, recipe.probe_samples, max(1, recipe.probe_samples // 4), recipe.seed)
+    if recipe.probe_every and has_labels(few):
+        hooks.append(Probe(recipe.probe_every, _probe(recipe, few, folder)))
     hooks += [MetricsFile(), Progress()]
     if recipe.tensorboard:
         hooks.append(TensorBoard())
-    return train(
-        learner,
-        stream.batches,
-        num_samples=len(split.train),
-        settings=recipe.train_settings(total_steps),
-        folder=folder,
-        hooks=hooks,
-        resume=resume,
-    )
+    return hooks
 
 
-def batch_stream(recipe: Recipe, split: DataSplit, folder: RunFolder) -> BatchStream:
-    """The augmented training batches of a recipe."""
-    path = folder.data_errors if is_main_process() else None
-    return BatchStream(
-        split.train,
-        recipe.build_transform(recipe.preprocessing(split.train.num_channels)),
-        seed=recipe.seed,
-        num_workers=recipe.num_workers,
-        errors=ErrorLog(path, len(split.train), recipe.max_data_errors),
-    )
-
-
-def _probe(recipe: Recipe, split: DataSplit, folder: RunFolder) -> Callable[[nn.Module], dict[str, float]]:
-    few = fewer(split, recipe.probe_samples, max(1, recipe.probe_samples // 4), recipe.seed)
-
+def _probe(recipe: Recipe, few: DataSplit, folder: RunFolder) -> Callable[[nn.Module], dict[str, float]]:
     def probe(learner: nn.Module) -> dict[str, float]:
-        return {"knn": make_judge(recipe, few, folder, _device_of(learner)).knn(deployable(learner))}
+        device = next(learner.parameters()).device
+        judge = make_judge(recipe, few, folder, device, part="probed")
+        return {"knn": judge.knn(deployable(learner))}
 
     return probe
-
-
-def make_judge(recipe: Recipe, split: DataSplit, folder: RunFolder, device: torch.device) -> Judge:
-    """The judge of a recipe's run."""
-    return Judge(
-        split,
-        recipe.preprocessing(split.train.num_channels),
-        recipe.pool_name,
-        device,
-        errors=folder.data_errors,
-        max_errors=recipe.max_data_errors,
-        precision=recipe.precision,
-        seed=recipe.seed,
-        num_workers=recipe.num_workers,
-    )
-
-
-def finish(
-    recipe: Recipe,
-    recipe_name: str,
-    learner: nn.Module,
-    split: DataSplit,
-    folder: RunFolder,
-    total_steps: int,
-    say: Callable[[str], None],
-) -> None:
-    """What follows the last step: the deployable encoder, its scores, the report."""
-    encoder = deployable(learner)
-    preprocessing = recipe.preprocessing(split.train.num_channels)
-    save_encoder(
-        folder.encoder,
-        encoder,
-        pool=recipe.pool_name,
-        preprocessing=preprocessing,
-        extra={"recipe": recipe_name, "steps": total_steps, "classes": list(split.train.classes)},
-    )
-    say(f"The encoder is in {folder.encoder}.")
-    device = _device_of(learner)
-    untrained = deployable(recipe.seeded_learner(split.train.num_channels, total_steps)).to(device)
-    notes: list[str] = []
-
-    def tell(text: str) -> None:
-        notes.append(text)
-        say(text)
-
-    few = fewer(split, recipe.judge_samples, None, recipe.seed)
-    judge = make_judge(recipe, few, folder, device)
-    if recipe.judge:
-        scores, features = judge.scores(encoder.eval(), untrained, tell)
-        if scores:
-            write_scores(folder.scores, scores)
-            Console().print(score_table(scores))
-    else:
-        features = {"encoder": judge.features(encoder), "untrained": judge.features(untrained)}
-    material = gatherer(recipe, few, encoder, untrained, device).gather(
-        features,
-        next(iter(batch_stream(recipe, split, folder).batches(first_keys(recipe, split), device))),
-        mask=getattr(learner, "mask", None),
-        notes=notes,
-    )
-    say(f"The report is in {write_report(folder.path, material)}.")
-
-
-def gatherer(
-    recipe: Recipe, split: DataSplit, encoder: nn.Module, untrained: nn.Module, device: torch.device
-) -> Gatherer:
-    """What collects a run's pictures."""
-    size = recipe.image_size
-    return Gatherer(
-        split=split,
-        preprocessing=recipe.preprocessing(split.train.num_channels),
-        grid=encoder.grid((size, size)),  # type: ignore[operator]
-        encode=encoder,
-        untrained=untrained,
-        device=device,
-        seed=recipe.seed,
-    )
-
-
-def first_keys(recipe: Recipe, split: DataSplit) -> KeyedSampler:
-    """The samples of the first step, a few of them, to show what the learner sees."""
-    return KeyedSampler(len(split.train), min(8, len(split.train)), seed=recipe.seed, total_steps=1)
-
-
-def deployable(learner: nn.Module) -> nn.Module:
-    """The encoder of a learner that is judged, saved and shipped.
-
-    Raises:
-        ValueError: the learner does not say which of its parts that is.
-    """
-    encoder = getattr(learner, "deployable_encoder", None)
-    if not isinstance(encoder, nn.Module):
-        raise ValueError(
-            f"{type(learner).__name__} has no property `deployable_encoder`; give it one that returns the network "
-            "to judge and to save (the target encoder of a masked model)."
-        )
-    return encoder
-
-
-def _device_of(learner: nn.Module) -> torch.device:
-    return next(learner.parameters()).device

@@ -25,5 +25,5 @@ def run(argv: Sequence[str]) -> int:
     command = tyro.cli(ReportCommand, args=list(argv), prog="jepa report")
     from torchjepa.report import write_report
 
-    print(f"The report is in {write_report(command.run)}.")
+    print(f"The report is in {write_report(command.run)}")
     return 0

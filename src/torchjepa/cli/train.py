@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import json
-import sys
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from torchjepa.cli.run_json import StoredRun, read_run
 from torchjepa.recipes.base import Recipe
-from torchjepa.recipes.find import DEFAULT, find_recipe, recipe_names, recipe_text
-from torchjepa.recipes.serial import from_json, to_json
+from torchjepa.recipes.find import DEFAULT, find_recipe, is_file, locate, recipe_names, recipe_text
+from torchjepa.recipes.serial import differences, flatten, from_json, to_json
 
 HELP = """{text}
 
@@ -24,11 +25,21 @@ Recipes: {names}; one of your own is given as my_recipe.py:recipe."""
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What was asked for on the command line."""
+    """What was asked for on the command line.
+
+    Args:
+        recipe_name: a built-in recipe, or the user's `FILE.py:VARIABLE` with its absolute path.
+        recipe: all its fields as they will be run.
+        overrides: those that differ from the recipe's file, by their flat names.
+        resume: whether a run goes on.
+        argv: the command line.
+    """
 
     recipe_name: str
     recipe: Recipe
+    overrides: dict[str, Any]
     resume: bool
+    argv: tuple[str, ...]
 
 
 def run(argv: Sequence[str]) -> int:
@@ -41,96 +52,115 @@ def run(argv: Sequence[str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> Request:
-    """Turn the arguments into a recipe: its file's fields, then those of --from, then the flags.
+    """Turn the arguments into a recipe: its file's fields, then those of the stored run, then the flags.
+
+    The stored run is the one that --from names, or the one that --resume goes on with.
 
     Raises:
-        ValueError: an unknown recipe, or a run.json that cannot be read.
-        SystemExit: a flag is unknown or has the wrong type (exit code 2), or --help was asked for (0).
+        ValueError: an unknown recipe or flag (the nearest is named), a run.json that cannot be read, or a value
+            that no recipe can have.
+        SystemExit: a flag has a value of the wrong type (exit code 2), or --help was asked for (0).
     """
     name, rest = (argv[0], list(argv[1:])) if argv and not argv[0].startswith("-") else (None, list(argv))
-    stored = _stored(rest)
-    if stored is not None and name is not None and name != stored["recipe"]:
+    early = _look_ahead(rest)
+    stored = _stored(early, name)
+    name = _agreed(name, stored)
+    base = find_recipe(name)
+    recipe = base if stored is None else from_json(base, stored.settings)
+    parsed = _parse_flags(name, recipe, rest)
+    recipe = parsed.recipe
+    if recipe.name is None:
+        recipe = dataclasses.replace(recipe, name=_short(name))
+    if early.source and not early.name and not parsed.resume:
+        recipe = dataclasses.replace(recipe, name=_free_name(Path(recipe.runs), str(recipe.name)))
+    if is_file(name):
+        name = ":".join(map(str, locate(name)))
+    return Request(name, recipe, differences(to_json(recipe), to_json(base)), parsed.resume, ("train", *argv))
+
+
+def _look_ahead(argv: list[str]) -> argparse.Namespace:
+    """The few flags that decide which recipe the others belong to."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--from", dest="source")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--name")
+    parser.add_argument("--runs")
+    try:
+        return parser.parse_known_args(argv)[0]
+    except argparse.ArgumentError:  # a flag without its value: the parser of all flags says so
+        return parser.parse_known_args([])[0]
+
+
+def _stored(early: argparse.Namespace, name: str | None) -> StoredRun | None:
+    if early.source:
+        return read_run(Path(early.source))
+    if not early.resume:
+        return None
+    # The default recipe decides where runs lie when there is neither a name nor a recipe.
+    base = find_recipe(name or DEFAULT)
+    folder = Path(early.runs or base.runs) / (early.name or base.name or _short(name or DEFAULT))
+    return read_run(folder) if (folder / "run.json").is_file() else None
+
+
+def _agreed(name: str | None, stored: StoredRun | None) -> str:
+    """The recipe that the command line and the stored run agree on."""
+    if stored is None or name is None:
+        return name or (stored.recipe if stored else DEFAULT)
+    # A recipe's file may have moved since: the one given now counts.
+    if name != stored.recipe and not (is_file(name) and is_file(stored.recipe)):
         raise ValueError(
-            f"--from names the recipe {stored['recipe']!r}, the command line {name!r}; leave one out."
+            f"{stored.path} is of the recipe {stored.recipe!r}, the command line says {name!r}; leave it out."
         )
-    name = name or (stored["recipe"] if stored else DEFAULT)
-    request = _parse_flags(name, _with(find_recipe(name), stored), rest)
-    if request.resume and stored is None:
-        # What runs/<name> was started with is what goes on; flags given now are looked at on top of it.
-        path = Path(request.recipe.runs) / str(request.recipe.name) / "run.json"
-        if path.is_file():
-            request = _parse_flags(name, _with(find_recipe(name), _read(path)), rest)
-    return request
+    return name
 
 
-def _parse_flags(name: str, recipe: Recipe, argv: list[str]) -> Request:
-    flags = Annotated[type(recipe), tyro.conf.arg(name="")]
-    command = dataclasses.make_dataclass(
-        "Train",
-        [
-            ("recipe", flags, dataclasses.field(default=recipe)),
-            (
-                "resume",
-                Annotated[
-                    bool,
-                    tyro.conf.arg(help="Go on with the run of this name from its newest good checkpoint."),
-                ],
-                dataclasses.field(default=False),
-            ),
-            (
-                "from_",
-                Annotated[
-                    str | None,
-                    tyro.conf.arg(name="from", help="Repeat the run that this run.json describes."),
-                ],
-                dataclasses.field(default=None),
-            ),
-        ],
-    )
-    text = "" if ".py" in name else recipe_text(name)
-    description = HELP.format(text=text, names=", ".join(recipe_names()))
-    parsed: Any = tyro.cli(
-        command,
+def _parse_flags(name: str, recipe: Recipe, argv: list[str]) -> Any:
+    extra = [
+        ("resume", bool, False, "Go on with the run of this name from its newest good checkpoint.", "resume"),
+        ("source", str | None, None, "Repeat the run that this run.json describes.", "from"),
+    ]
+    fields: list[Any] = [
+        (
+            "recipe",
+            Annotated[type(recipe), tyro.conf.arg(name="")],
+            dataclasses.field(default=recipe),
+        )
+    ]
+    for field, kind, default, text, flag in extra:
+        hint = Annotated[kind, tyro.conf.arg(name=flag, help=text)]  # type: ignore[valid-type]
+        fields.append((field, hint, dataclasses.field(default=default)))
+    parsed, unknown = tyro.cli(
+        dataclasses.make_dataclass("Train", fields),
         args=argv,
         prog=f"jepa train {name}",
-        description=description,
+        description=HELP.format(text=recipe_text(name), names=", ".join(recipe_names())),
         config=(tyro.conf.FlagCreatePairsOff,),
+        return_unknown_args=True,
     )
-    chosen: Recipe = parsed.recipe
-    if chosen.name is None:
-        chosen = dataclasses.replace(chosen, name=Path(name.partition(":")[0]).stem)
-    return Request(name, chosen, parsed.resume)
+    if unknown:
+        raise ValueError(_unknown(unknown[0], name, recipe))
+    return parsed
 
 
-def _stored(argv: list[str]) -> dict[str, Any] | None:
-    for i, argument in enumerate(argv):
-        if argument == "--from" and i + 1 < len(argv):
-            return _read(Path(argv[i + 1]))
-        if argument.startswith("--from="):
-            return _read(Path(argument.partition("=")[2]))
-    return None
+def _unknown(argument: str, name: str, recipe: Recipe) -> str:
+    if argument in recipe_names() or is_file(argument):
+        return f"The recipe comes first: jepa train {argument} [--field value ...]."
+    known = [*flatten(to_json(recipe)), "from", "resume"]
+    flags = [f"--{key.replace('_', '-')}" for key in known if not key.endswith("class")]
+    near = difflib.get_close_matches(argument.partition("=")[0].replace("_", "-"), flags, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"There is no option {argument!r}.{hint} `jepa train {name} --help` lists them."
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        path = path / "run.json"
-    if not path.is_file():
-        raise ValueError(f"--from {path}: there is no such file; give the run.json of a run folder.")
-    try:
-        stored = json.loads(path.read_text())
-        return {"recipe": str(stored["recipe"]), "settings": dict(stored["settings"])}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not the run.json of a run: {type(error).__name__} {error}.") from None
+def _short(name: str) -> str:
+    """What a run of this recipe is called when nobody says."""
+    return locate(name)[0].stem if is_file(name) else name
 
 
-def _with(recipe: Recipe, stored: dict[str, Any] | None) -> Recipe:
-    return recipe if stored is None else from_json(recipe, stored["settings"])
-
-
-def describe(request: Request) -> dict[str, Any]:
-    """What run.json says about the recipe: its name, the command line and every field."""
-    name = request.recipe_name
-    if ".py" in name:
-        path, _, variable = name.partition(":")
-        name = f"{Path(path).expanduser().resolve()}:{variable or 'recipe'}"
-    return {"recipe": name, "command": ["jepa", *sys.argv[1:]], "settings": to_json(request.recipe)}
+def _free_name(runs: Path, name: str) -> str:
+    """The name itself, or with the first number behind it that is not taken."""
+    taken, number = name, 1
+    while (runs / taken).exists():
+        number += 1
+        taken = f"{name}-{number}"
+    return taken

@@ -2,7 +2,7 @@
 
 from torchjepa.data.arrays import ArraySource
 from torchjepa.data.decode import decode_image
-from torchjepa.data.errors import DataError, DecodeError, ErrorLog
+from torchjepa.data.errors import DataError, DecodeError, ErrorLog, WorkerKilledError
 from torchjepa.data.images import EXTENSIONS, FolderSource
 from torchjepa.data.loading import BatchStream, EvalStream
 from torchjepa.data.photometric import Photometric
@@ -40,6 +40,7 @@ __all__ = [
     "Subset",
     "TwoViewTransform",
     "ViewTransform",
+    "WorkerKilledError",
     "decode_image",
     "open_data",
     "open_source",

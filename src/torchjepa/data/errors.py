@@ -15,6 +15,10 @@ class DecodeError(DataError):
     """One sample that cannot be decoded."""
 
 
+class WorkerKilledError(RuntimeError):
+    """A process that loads data was killed, most often for want of memory."""
+
+
 class ErrorLog:
     """Counts the samples that could not be decoded, lists each once, and refuses when they are too many.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from torchjepa.data.errors import DataError, DecodeError, ErrorLog
+from torchjepa.data.errors import DataError, DecodeError, ErrorLog, WorkerKilledError
 from torchjepa.data.source import ImageSource
 from torchjepa.data.transforms import Preprocessing, SampleKeys, ViewTransform
 from torchjepa.rng import uniforms
@@ -80,7 +80,8 @@ class BatchStream:
 
         Raises:
             DataError: too many samples cannot be decoded, or one and all its replacements cannot.
-            RuntimeError: a worker failed or was killed.
+            WorkerKilledError: a worker was killed.
+            RuntimeError: a worker failed.
         """
         samples = _TrainingSamples(self.source, self.transform, self.seed)
         for raw in _load(samples, keys, self.num_workers, torch.device(device)):
@@ -239,7 +240,7 @@ def _next(iterator: Iterator[_Raw | _Failure]) -> _Raw | _Failure | None:
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
-        raise RuntimeError(
+        raise WorkerKilledError(
             "A data worker was killed, most often because memory or shared memory (/dev/shm) ran out: "
             "use fewer workers or a smaller batch."
         ) from error

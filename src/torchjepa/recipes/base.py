@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,6 +15,26 @@ from torchjepa.data import Preprocessing
 from torchjepa.engine import TrainSettings
 from torchjepa.rng import derive_seed
 from torchjepa.schedules import CosineSchedule, WarmupCosine
+
+_SMALLEST = {
+    "image_size": 1,
+    "num_workers": 0,
+    "seed": 0,
+    "steps": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "lr": 0,
+    "start_lr": 0,
+    "final_lr": 0,
+    "weight_decay": 0,
+    "num_nodes": 1,
+    "log_every": 1,
+    "checkpoint_every": 1,
+    "keep_checkpoints": 1,
+    "probe_every": 0,
+    "probe_samples": 2,
+    "judge_samples": 2,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,20 +133,25 @@ class Recipe(ABC):
         """How tokens become one feature vector when the encoder is judged: `mean` or `mean_max`."""
 
     def __post_init__(self) -> None:
-        for field, smallest in (
-            ("steps", 1),
-            ("batch_size", 1),
-            ("accumulate", 1),
-            ("log_every", 1),
-            ("image_size", 1),
-        ):
-            if getattr(self, field) < smallest:
-                raise ValueError(f"{field} must be at least {smallest}, got {getattr(self, field)}.")
+        for field, smallest in _SMALLEST.items():
+            value = getattr(self, field)
+            if not (smallest <= value < math.inf):
+                raise ValueError(f"{_flag(field)} must be a number of at least {smallest}, got {value}.")
         if not 0.0 <= self.warmup < 1.0:
-            raise ValueError(f"warmup is a share of the steps in [0, 1), got {self.warmup}.")
-        if self.epochs is not None and self.epochs <= 0:
+            raise ValueError(f"--warmup is a share of the steps in [0, 1), got {self.warmup}.")
+        if not 0.0 < self.holdout < 1.0:
+            raise ValueError(f"--holdout is a share of the data in (0, 1), got {self.holdout}.")
+        if not 0.0 <= self.max_data_errors <= 1.0:
             raise ValueError(
-                f"epochs must be positive, got {self.epochs}; leave it out to train for --steps."
+                f"--max-data-errors is a share of the data in [0, 1], got {self.max_data_errors}."
+            )
+        if self.epochs is not None and not 0.0 < self.epochs < math.inf:
+            raise ValueError(
+                f"--epochs must be positive, got {self.epochs}; leave it out to train for --steps."
+            )
+        if self.name is not None and (self.name in ("", ".", "..") or Path(self.name).name != self.name):
+            raise ValueError(
+                f"--name is the name of a folder under --runs, without a path; got {self.name!r}."
             )
 
     def total_steps(self, num_samples: int) -> int:
@@ -182,3 +209,7 @@ class Recipe(ABC):
             checkpoint_every=self.checkpoint_every,
             keep_checkpoints=self.keep_checkpoints,
         )
+
+
+def _flag(field: str) -> str:
+    return f"--{field.replace('_', '-')}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.util
 import pkgutil
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +21,7 @@ DEFAULT = "digits"
 def recipe_names() -> list[str]:
     """The names of the built-in recipes, the default first."""
     modules = (module.name for module in pkgutil.iter_modules(recipes.__path__))
-    names = [_spoken(name) for name in modules if hasattr(_module(name), "recipe")]
+    names = [name.replace("_", "-") for name in modules if hasattr(_module(name), "recipe")]
     return sorted(names, key=lambda name: (name != DEFAULT, name))
 
 
@@ -32,7 +34,7 @@ def find_recipe(name: str) -> Recipe:
     Raises:
         ValueError: there is none, with the nearest name; or the file cannot be used, with the reason.
     """
-    if ".py" in name:
+    if is_file(name):
         return _from_file(name)
     names = recipe_names()
     if name not in names:
@@ -45,13 +47,22 @@ def find_recipe(name: str) -> Recipe:
     return _checked(_module(name.replace("-", "_")).recipe, name)
 
 
+def is_file(name: str) -> bool:
+    """Whether a recipe's name is that of a Python file, `FILE.py` or `FILE.py:VARIABLE`."""
+    return name.partition(":")[0].endswith(".py")
+
+
+def locate(name: str) -> tuple[Path, str]:
+    """The Python file and the variable that a name of the user's own recipe stands for."""
+    path, _, variable = name.partition(":")
+    return Path(path).expanduser().resolve(), variable or "recipe"
+
+
 def recipe_text(name: str) -> str:
-    """The docstring of a built-in recipe's file: the command, the cost and the expected score."""
+    """The docstring of a recipe's file: the command, the cost and the expected score."""
+    if is_file(name):
+        return ast.get_docstring(ast.parse(locate(name)[0].read_text(encoding="utf-8"))) or ""
     return (_module(name.replace("-", "_")).__doc__ or "").strip()
-
-
-def _spoken(module_name: str) -> str:
-    return module_name.replace("_", "-")
 
 
 def _module(module_name: str) -> ModuleType:
@@ -59,25 +70,41 @@ def _module(module_name: str) -> ModuleType:
 
 
 def _from_file(name: str) -> Recipe:
-    path_text, _, variable = name.partition(":")
-    path = Path(path_text).expanduser().resolve()
+    path, variable = locate(name)
     if not path.is_file():
         raise ValueError(
-            f"There is no recipe file {path_text!r}. A recipe of your own is given as FILE.py:VARIABLE."
+            f"There is no recipe file {path}. A recipe of your own is given as FILE.py:VARIABLE."
         )
-    # Dataclasses look their module up by name, so it must be registered before it runs.
+    module = _executed(path)
+    if not hasattr(module, variable):
+        raise ValueError(f"{path} has no variable {variable!r}; write `{variable} = IJEPARecipe(...)` in it.")
+    return _checked(getattr(module, variable), name)
+
+
+def _executed(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"torchjepa_recipe_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name, so it must be registered before it runs.
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    variable = variable or "recipe"
-    if not hasattr(module, variable):
-        raise ValueError(
-            f"{path_text} has no variable {variable!r}; write `{variable} = IJEPARecipe(...)` in it."
-        )
-    return _checked(getattr(module, variable), name)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # what lies beside the file can be imported, as for a script
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[spec.name]
+        raise ValueError(f"{path} cannot be used as a recipe: {_reason(error, path)}") from error
+    return module
+
+
+def _reason(error: Exception, path: Path) -> str:
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
+    ]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}{f' in line {line}' if line else ''}: {text}"
 
 
 def _checked(recipe: object, name: str) -> Recipe:
