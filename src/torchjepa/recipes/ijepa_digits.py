@@ -1,10 +1,11 @@
-"""I-JEPA with VICReg between two glimpses on the embedded handwritten digits: no download, no augmented colours.
+"""I-JEPA with VICReg between two glimpses, on the embedded handwritten digits: no download.
 
     jepa train ijepa-digits
 
 Plain I-JEPA learns nothing on these canvases, which are mostly empty: where a patch is tells most of what is on
 it. Here the encoder looks through overlapping convolutions and is not told where; what all canvases share at a
-place is taken out of the targets; and VICReg draws together the contexts of two masks of one canvas.
+place is taken out of the targets; and VICReg draws together the contexts of two masks of one canvas. It is the
+last of these that teaches it digits: without the prediction as much is learned, without VICReg nothing.
 """
 
 from torchjepa.collapse import VICReg
@@ -32,6 +33,8 @@ recipe = IJEPARecipe(
     num_mask_draws=2,
     regularizer=VICReg(lambda_inv=1.0, mu_var=1.0, nu_cov=0.04),
     projector_dim=128,
+    # No crops: they cut digits in two, and the masks are augmentation enough.
+    crop_scale=(1.0, 1.0),
     momentum=0.98,
     steps=1500,
     batch_size=128,
