@@ -1,8 +1,9 @@
 """Run what the README shows: `test-command` prints its test command, `run` executes every snippet.
 
-Python blocks run in one fresh interpreter each; `bash` blocks run line by line in an empty folder that is shared,
-in order, so that a later line may use what an earlier one wrote. A block under a `<!-- ci: ... -->` comment is
-prepared (`setup: command` runs first) or left out with its reason (`skip: reason`), which is printed.
+Python and `bash` blocks run one after the other, each in a fresh interpreter, in one empty folder, so that a later
+one may use what an earlier one wrote; a bash block ends at its first line that fails. A block under a
+`<!-- ci: ... -->` comment is prepared (`setup: command` runs first) or left out with its reason (`skip: reason`),
+which is printed.
 """
 
 import os
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 
 BLOCK = re.compile(r"(?:<!--\s*ci:(?P<note>.*?)-->\s*)?```(?P<kind>\w+)\n(?P<body>.*?)```", re.DOTALL)
+COMMANDS = {"python": [sys.executable, "-c"], "bash": ["bash", "-euo", "pipefail", "-c"]}
 
 
 def blocks(path: Path) -> list[tuple[str, str, str]]:
@@ -26,7 +28,8 @@ def test_command(path: Path) -> str:
     """The one line of the README that ends in pytest."""
     lines = [line for kind, _, body in blocks(path) if kind == "bash" for line in body.splitlines()]
     commands = [line for line in lines if line.endswith("&& pytest")]
-    assert len(commands) == 1, f"expected one test command in {path}, found {commands}"
+    if len(commands) != 1:
+        raise SystemExit(f"expected one test command in {path}, found {commands}")
     return commands[0]
 
 
@@ -35,33 +38,41 @@ def run(path: Path) -> int:
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
         for kind, note, body in blocks(path):
-            title = body.splitlines()[0]
-            if kind not in ("python", "bash"):
+            if kind not in COMMANDS or not body:
                 continue
+            title = f"{kind}: {body.splitlines()[0]}"
             if note.startswith("skip:"):
                 print(f"-- left out, {note[5:].strip()}: {title}", flush=True)
                 continue
-            script = body
-            if note.startswith("setup:"):
-                subprocess.run(["bash", "-euc", note[6:].strip()], cwd=folder, check=True)
+            print(f"-- {title}", flush=True)
             start = time.monotonic()
-            print(f"-- {kind}: {title}", flush=True)
-            command = (
-                [sys.executable, "-c", script]
-                if kind == "python"
-                else ["bash", "-euo", "pipefail", "-c", script]
-            )
-            done = subprocess.run(command, cwd=folder, env={**os.environ, "COLUMNS": "100"})
-            failures += done.returncode != 0
-            print(
-                f"   {'failed' if done.returncode else 'ok'} in {time.monotonic() - start:.0f} s", flush=True
-            )
+            good = run_block(kind, note, body, folder)
+            failures += not good
+            print(f"   {'ok' if good else 'failed'} in {time.monotonic() - start:.0f} s", flush=True)
     return failures
 
 
-if __name__ == "__main__":
-    action, file = sys.argv[1], Path(sys.argv[2]).resolve()
+def run_block(kind: str, note: str, body: str, folder: str) -> bool:
+    """Whether a block, and what its note says to run first, ends well."""
+    scripts = [[*COMMANDS["bash"], note[6:].strip()]] if note.startswith("setup:") else []
+    environment = {**os.environ, "COLUMNS": "100"}
+    return all(
+        subprocess.run(script, cwd=folder, env=environment).returncode == 0
+        for script in [*scripts, [*COMMANDS[kind], body]]
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """`test-command FILE` or `run FILE`; the exit code."""
+    if len(arguments) != 2 or arguments[0] not in ("test-command", "run"):
+        print("usage: readme.py test-command|run FILE", file=sys.stderr)
+        return 2
+    action, file = arguments[0], Path(arguments[1]).resolve()
     if action == "test-command":
         print(test_command(file))
-    else:
-        sys.exit(1 if run(file) else 0)
+        return 0
+    return 1 if run(file) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

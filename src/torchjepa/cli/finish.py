@@ -63,6 +63,8 @@ def finish(
     material = _gatherer(recipe, few, encoder, untrained, device).gather(
         features, next(iter(batches)), mask=getattr(learner, "mask", None), notes=notes
     )
+    if folder.data_errors.exists():
+        say(f"Undecodable files were left out; they are listed in {folder.data_errors}")
     say(f"The report is in {write_report(folder.path, material)}")
 
 

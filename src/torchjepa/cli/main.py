@@ -93,15 +93,19 @@ def _run(arguments: list[str]) -> int:
 
 @contextmanager
 def _plain_output() -> Iterator[None]:
-    # Warnings as one line each, and none of lightning's remarks on every rank.
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    """Warnings as one line each, from one process, and without what a user can do nothing about."""
+    for chatty in ("distributed", "rank_zero"):  # lightning sets the level of its own top logger
+        logging.getLogger(f"lightning_fabric.utilities.{chatty}").setLevel(logging.WARNING)
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated")
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         warnings.showwarning = _show_warning
         yield
 
 
 def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
-    print(f"jepa{_rank()}: {_one_line(str(message))}", file=sys.stderr)
+    if not _rank():
+        print(f"jepa: {_one_line(str(message))}", file=sys.stderr)
 
 
 def _exit_code(error: Exception) -> int | None:

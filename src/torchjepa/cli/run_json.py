@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 _PACKAGES = ("torchjepa", "torch", "numpy", "lightning-fabric", "safetensors", "Pillow", "scikit-learn")
 # What may change when a run goes on; anything else would make it another run. Data may have moved, and are
 # compared by their fingerprints.
-_FREE = frozenset(
-    ("data", "test_data", "max_data_errors", "num_workers", "name", "runs", "accelerator", "devices")
-    + ("num_nodes", "strategy", "compile", "log_every", "checkpoint_every", "keep_checkpoints", "probe_every")
-    + ("probe_samples", "tensorboard", "judge", "judge_samples")
-)
+_FREE = {
+    *("data", "test_data", "max_data_errors", "num_workers", "name", "runs"),
+    *("accelerator", "devices", "num_nodes", "strategy", "compile"),
+    *("log_every", "checkpoint_every", "keep_checkpoints", "probe_every", "probe_samples"),
+    *("tensorboard", "judge", "judge_samples"),
+}
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,13 @@ def _stored(early: argparse.Namespace, name: str | None) -> StoredRun | None:
         return None
     # The default recipe decides where runs lie when there is neither a name nor a recipe.
     base = find_recipe(name or DEFAULT)
-    folder = Path(early.runs or base.runs) / (early.name or base.name or _short(name or DEFAULT))
-    return read_run(folder) if (folder / "run.json").is_file() else None
+    place = {"runs": early.runs or base.runs, "name": early.name or base.name or _short(name or DEFAULT)}
+    folder = Path(place["runs"], place["name"])
+    if not (folder / "run.json").is_file():
+        return None
+    stored = read_run(folder)
+    # The folder may have been moved since: it goes on where it was found.
+    return dataclasses.replace(stored, settings={**stored.settings, **place})
 
 
 def _agreed(name: str | None, stored: StoredRun | None) -> str:
