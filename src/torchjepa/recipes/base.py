@@ -27,6 +27,7 @@ _SMALLEST = {
     "start_lr": 0,
     "final_lr": 0,
     "weight_decay": 0,
+    "final_weight_decay": 0,
     "num_nodes": 1,
     "log_every": 1,
     "checkpoint_every": 1,
@@ -135,7 +136,7 @@ class Recipe(ABC):
     def __post_init__(self) -> None:
         for field, smallest in _SMALLEST.items():
             value = getattr(self, field)
-            if not (smallest <= value < math.inf):
+            if value is not None and not (smallest <= value < math.inf):
                 raise ValueError(f"{_flag(field)} must be a number of at least {smallest}, got {value}.")
         if not 0.0 <= self.warmup < 1.0:
             raise ValueError(f"--warmup is a share of the steps in [0, 1), got {self.warmup}.")

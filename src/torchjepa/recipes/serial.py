@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import SchemaError
 
 T = TypeVar("T")
 _CLASS = "class"
@@ -117,8 +118,10 @@ def _restored(current: Any, value: Any, hint: Any, path: str) -> Any:
         return adapter.validate_python(value)
     except ValidationError as error:
         raise ValueError(f"{path} = {value!r}: {error.errors()[0]['msg']}.") from None
-    except TypeError as error:  # a protocol that cannot be checked at run time
-        raise ValueError(f"{path} = {value!r}: {error}.") from None
+    except (TypeError, SchemaError):  # a protocol, say, that cannot be checked at run time
+        raise ValueError(
+            f"{path} = {value!r}: it cannot be read from a file; choose it in the recipe."
+        ) from None
 
 
 def _restored_part(current: Any, value: Mapping[str, Any], path: str) -> Any:
