@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.cli.conftest import Jepa
 from torchjepa.cli.train import parse
@@ -115,6 +116,11 @@ def test_flags_land_in_the_recipe_and_among_the_overrides() -> None:
         (["--precision", "33"], "precision must be one of 32, bf16-mixed, 16-mixed, got '33'"),
         (["--accelerator", "gpuu"], "did you mean 'gpu'?"),
         (["--batch-size", "10", "--accumulate", "3"], "does not split evenly"),
+        pytest.param(
+            ["--accelerator", "cuda"],
+            "There is no device 'cuda' here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
         (["--devices", "0"], "devices must be an integer of at least 1, got 0"),
         (["--clip-grad", "-1"], "clip_grad must be a number above 0"),
     ],

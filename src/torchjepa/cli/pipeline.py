@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from torchjepa.cli.devices import pick_device
 from torchjepa.cli.finish import batch_stream, deployable, finish, is_finished, make_judge
 from torchjepa.cli.judging import fewer, has_labels
 from torchjepa.cli.run_json import describe_run, read_run, resume_command, resumed_run
@@ -70,10 +71,12 @@ def check_early(recipe: Recipe, path: Path, resume: bool) -> None:
     """Refuse what cannot work before any data are read.
 
     Raises:
-        ValueError: a setting is out of its range, the folder is taken, or there is nothing to resume.
+        ValueError: a setting is out of its range, the device is missing, the folder is taken, or there is
+            nothing to resume.
     """
     recipe.train_settings(recipe.steps)
     check_divisible(recipe.batch_size, recipe.accumulate, 1)
+    pick_device(recipe.accelerator)
     if not is_main_process():
         return
     if resume:
