@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from torchjepa.cli.run_json import StoredRun, read_run
+from torchjepa.engine import resolve_precision
 from torchjepa.recipes.base import Recipe
 from torchjepa.recipes.find import DEFAULT, find_recipe, is_file, locate, recipe_names, recipe_text
 from torchjepa.recipes.serial import differences, flatten, from_json, to_json
@@ -71,6 +72,8 @@ def parse(argv: Sequence[str]) -> Request:
     recipe = parsed.recipe
     if recipe.name is None:
         recipe = dataclasses.replace(recipe, name=_short(name))
+    # Resolved here, so that run.json says what was run and another machine repeats it.
+    recipe = dataclasses.replace(recipe, precision=resolve_precision(recipe.precision, recipe.accelerator))
     if early.source and not early.name and not parsed.resume:
         recipe = dataclasses.replace(recipe, name=_free_name(Path(recipe.runs), str(recipe.name)))
     if is_file(name):

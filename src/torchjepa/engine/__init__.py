@@ -4,7 +4,7 @@ The engine knows no model: a learner gives `loss`, `after_step`, `encode` and `s
 """
 
 from torchjepa.engine.checkpoint import Checkpoint, find_fault, list_checkpoints, newest_checkpoint
-from torchjepa.engine.devices import is_main_process
+from torchjepa.engine.devices import is_main_process, resolve_precision
 from torchjepa.engine.hooks import Health, MetricsFile, Probe, Progress, TensorBoard
 from torchjepa.engine.loop import train
 from torchjepa.engine.run import Run, RunFolder, TrainResult, write_json
@@ -29,6 +29,7 @@ __all__ = [
     "is_main_process",
     "list_checkpoints",
     "newest_checkpoint",
+    "resolve_precision",
     "train",
     "write_json",
 ]

@@ -27,6 +27,24 @@ def is_main_process() -> bool:
     return all(int(os.environ.get(name, 0)) == 0 for name in ("NODE_RANK", "LOCAL_RANK"))
 
 
+def resolve_precision(precision: str, accelerator: str) -> str:
+    """What precision `auto` stands for: bf16-mixed where bfloat16 products are done in hardware, else 32.
+
+    Args:
+        precision: `auto`; anything else is given back.
+        accelerator: auto, cpu, gpu, cuda or mps.
+    """
+    if precision != "auto":
+        return precision
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    # Without these instructions a CPU emulates bfloat16, several times slower than float32. (torch 2.7 does not
+    # tell yet what the CPU has.)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available())
+    return "bf16-mixed" if on_cpu and capabilities.get("amx_bf16") else "32"
+
+
 def launch(settings: TrainSettings) -> Fabric:
     """Bring up the devices and, with several, the processes.
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from torchjepa.data import Preprocessing
-from torchjepa.engine import TrainSettings
+from torchjepa.data import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from torchjepa.engine import TrainSettings, resolve_precision
 from torchjepa.rng import derive_seed
 from torchjepa.schedules import CosineSchedule, WarmupCosine
 
@@ -56,6 +56,10 @@ class Recipe(ABC):
     """Share of undecodable files above which the run stops; below it they are listed and skipped."""
     image_size: int = 224
     """Side of the square that the network sees, in pixels."""
+    mean: tuple[float, ...] | None = None
+    """Subtracted from each channel's values in [0, 1]. Default: ImageNet's for colour, 0.5 for anything else."""
+    std: tuple[float, ...] | None = None
+    """What they are divided by afterwards. Default: ImageNet's for colour, 0.25 for anything else."""
     num_workers: int = 0
     """Processes that load data; 0 loads in the training process. Any number gives the same run."""
 
@@ -99,7 +103,7 @@ class Recipe(ABC):
     strategy: str = "auto"
     """How devices work together: auto (DDP when there are several), ddp."""
     precision: str = "32"
-    """32, bf16-mixed or 16-mixed (the last on CUDA only)."""
+    """32, bf16-mixed, 16-mixed (on CUDA only), or auto: bf16-mixed where the hardware multiplies bfloat16, else 32."""
     compile: bool = False
     """Run the learner through torch.compile."""
 
@@ -163,10 +167,9 @@ class Recipe(ABC):
 
     def preprocessing(self, num_channels: int) -> Preprocessing:
         """How an image becomes a tensor when nothing is augmented; ImageNet's statistics for colour."""
-        if num_channels == 3:
-            mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-        else:
-            mean, std = (0.5,) * num_channels, (0.25,) * num_channels
+        colour = num_channels == 3
+        mean = self.mean or (IMAGENET_MEAN if colour else (0.5,) * num_channels)
+        std = self.std or (IMAGENET_STD if colour else (0.25,) * num_channels)
         return Preprocessing(image_size=self.image_size, num_channels=num_channels, mean=mean, std=std)
 
     def seeded_learner(self, num_channels: int, total_steps: int) -> nn.Module:
@@ -204,7 +207,7 @@ class Recipe(ABC):
             devices=self.devices,
             num_nodes=self.num_nodes,
             strategy=self.strategy,
-            precision=self.precision,
+            precision=resolve_precision(self.precision, self.accelerator),
             compile=self.compile,
             log_every=self.log_every,
             checkpoint_every=self.checkpoint_every,

@@ -15,6 +15,9 @@ from torchjepa.recipes.masked import IJEPARecipe
 
 recipe = IJEPARecipe(
     image_size=32,
+    # Black stays 0, which is also what a hidden pixel becomes: the edge of a mask is no edge on black.
+    mean=(0.0,),
+    std=(0.25,),
     patch_size=8,
     stem="conv",
     positions="none",
@@ -36,10 +39,10 @@ recipe = IJEPARecipe(
     # No crops: they cut digits in two, and the masks are augmentation enough.
     crop_scale=(1.0, 1.0),
     momentum=0.98,
-    steps=1500,
+    steps=3000,
     batch_size=128,
     lr=2e-3,
     final_lr=2e-5,
     weight_decay=0.05,
-    probe_every=250,
+    probe_every=500,
 )
