@@ -45,7 +45,7 @@ def test_a_value_that_no_run_can_have_is_refused_by_its_flag(change: dict[str, o
 
 
 def test_every_number_has_a_bound_or_a_check_of_its_own() -> None:
-    elsewhere = {"clip_grad", "devices"}  # by TrainSettings
+    elsewhere = {"clip_grad", "devices", "mean", "std"}  # by TrainSettings and Preprocessing
     numbers = [
         field.name
         for field in fields(Recipe)
@@ -103,6 +103,12 @@ def test_settings_reach_the_engine() -> None:
         find_recipe("digits"), accumulate=2, clip_grad=1.5, precision="bf16-mixed", devices=2, seed=3
     )
     settings = recipe.train_settings(50)
-    assert (settings.total_steps, settings.global_batch_size, settings.accumulate) == (50, 256, 2)
+    assert (settings.total_steps, settings.global_batch_size, settings.accumulate) == (50, 128, 2)
     assert (settings.clip_grad, settings.precision, settings.devices) == (1.5, "bf16-mixed", 2)
     assert (settings.seed, settings.checkpoint_every) == (3, recipe.checkpoint_every)
+
+
+def test_preprocessing_takes_the_statistics_it_is_given() -> None:
+    given = find_recipe("digits").__class__(mean=(0.1,), std=(0.3,)).preprocessing(1)
+    assert (given.mean, given.std) == ((0.1,), (0.3,))
+    assert find_recipe("ijepa-digits").preprocessing(1).mean == (0.0,)

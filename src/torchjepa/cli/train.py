@@ -72,13 +72,14 @@ def parse(argv: Sequence[str]) -> Request:
     recipe = parsed.recipe
     if recipe.name is None:
         recipe = dataclasses.replace(recipe, name=_short(name))
-    # Resolved here, so that run.json says what was run and another machine repeats it.
-    recipe = dataclasses.replace(recipe, precision=resolve_precision(recipe.precision, recipe.accelerator))
     if early.source and not early.name and not parsed.resume:
         recipe = dataclasses.replace(recipe, name=_free_name(Path(recipe.runs), str(recipe.name)))
     if is_file(name):
         name = ":".join(map(str, locate(name)))
-    return Request(name, recipe, differences(to_json(recipe), to_json(base)), parsed.resume, ("train", *argv))
+    overrides = differences(to_json(recipe), to_json(base))
+    # Resolved here, so that run.json says what was run and another machine repeats it.
+    recipe = dataclasses.replace(recipe, precision=resolve_precision(recipe.precision, recipe.accelerator))
+    return Request(name, recipe, overrides, parsed.resume, ("train", *argv))
 
 
 def _look_ahead(argv: list[str]) -> argparse.Namespace:

@@ -57,9 +57,9 @@ class Recipe(ABC):
     image_size: int = 224
     """Side of the square that the network sees, in pixels."""
     mean: tuple[float, ...] | None = None
-    """Subtracted from each channel's values in [0, 1]. Default: ImageNet's for colour, 0.5 for anything else."""
+    """Subtracted from each channel's values in [0, 1]. One number, or one each; default: ImageNet's for colour, else 0.5."""
     std: tuple[float, ...] | None = None
-    """What they are divided by afterwards. Default: ImageNet's for colour, 0.25 for anything else."""
+    """What they are divided by afterwards. Default: ImageNet's for colour, else 0.25."""
     num_workers: int = 0
     """Processes that load data; 0 loads in the training process. Any number gives the same run."""
 
@@ -168,8 +168,10 @@ class Recipe(ABC):
     def preprocessing(self, num_channels: int) -> Preprocessing:
         """How an image becomes a tensor when nothing is augmented; ImageNet's statistics for colour."""
         colour = num_channels == 3
-        mean = self.mean or (IMAGENET_MEAN if colour else (0.5,) * num_channels)
-        std = self.std or (IMAGENET_STD if colour else (0.25,) * num_channels)
+        mean = self.mean or (IMAGENET_MEAN if colour else (0.5,))
+        std = self.std or (IMAGENET_STD if colour else (0.25,))
+        # One number serves all channels.
+        mean, std = (each * num_channels if len(each) == 1 else each for each in (mean, std))
         return Preprocessing(image_size=self.image_size, num_channels=num_channels, mean=mean, std=std)
 
     def seeded_learner(self, num_channels: int, total_steps: int) -> nn.Module:

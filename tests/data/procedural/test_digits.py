@@ -94,7 +94,7 @@ def test_nearest_neighbours_on_pixels_fail():
     neighbours = KNeighborsClassifier(20, metric="cosine")
     neighbours.fit(pixels(train).reshape(4000, -1).astype(np.float32), train.labels)
     score = neighbours.score(pixels(test).reshape(1000, -1).astype(np.float32), test.labels)
-    assert 0.35 < score < 0.55
+    assert 0.2 < score < 0.4
 
 
 def test_wrong_arguments_are_named():
