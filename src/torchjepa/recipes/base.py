@@ -57,7 +57,7 @@ class Recipe(ABC):
     image_size: int = 224
     """Side of the square that the network sees, in pixels."""
     mean: tuple[float, ...] | None = None
-    """Subtracted from the values in [0, 1]; one number, or one each channel. Default: ImageNet's for colour, else 0.5."""
+    """Subtracted from values in [0, 1]; one number, or one each channel. Default: ImageNet's for colour, else 0.5."""
     std: tuple[float, ...] | None = None
     """What they are divided by afterwards. Default: ImageNet's for colour, else 0.25."""
     num_workers: int = 0
