@@ -13,8 +13,8 @@ from torch import nn
 from torchjepa.cli.devices import pick_device
 from torchjepa.cli.finish import batch_stream, deployable, finish, is_finished, make_judge
 from torchjepa.cli.judging import fewer, has_labels
+from torchjepa.cli.request import Request
 from torchjepa.cli.run_json import describe_run, read_run, resume_command, resumed_run
-from torchjepa.cli.train import Request
 from torchjepa.data import DataSplit, open_data
 from torchjepa.engine import RunFolder, TrainResult, is_main_process, train, write_json
 from torchjepa.engine.hooks import Health, MetricsFile, Probe, Progress, TensorBoard

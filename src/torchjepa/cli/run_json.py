@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torchjepa.recipes.serial import differences, to_json
 
 if TYPE_CHECKING:
-    from torchjepa.cli.train import Request
+    from torchjepa.cli.request import Request
     from torchjepa.data import DataSplit
 
 _PACKAGES = ("torchjepa", "torch", "numpy", "lightning-fabric", "safetensors", "Pillow", "scikit-learn")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from torchjepa.cli.request import Request
 from torchjepa.cli.run_json import StoredRun, read_run
 from torchjepa.engine import resolve_precision
 from torchjepa.recipes.base import Recipe
@@ -22,25 +23,6 @@ HELP = """{text}
 usage: jepa train [RECIPE] [--from RUN.json] [--resume] [--field value ...]
 
 Recipes: {names}; one of your own is given as my_recipe.py:recipe."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What was asked for on the command line.
-
-    Args:
-        recipe_name: a built-in recipe, or the user's `FILE.py:VARIABLE` with its absolute path.
-        recipe: all its fields as they will be run.
-        overrides: those that differ from the recipe's file, by their flat names.
-        resume: whether a run goes on.
-        argv: the command line.
-    """
-
-    recipe_name: str
-    recipe: Recipe
-    overrides: dict[str, Any]
-    resume: bool
-    argv: tuple[str, ...]
 
 
 def run(argv: Sequence[str]) -> int:
