@@ -6,6 +6,8 @@ Plain I-JEPA learns nothing on these canvases, which are mostly empty: where a p
 it. Here the encoder looks through overlapping convolutions and is not told where; what all canvases share at a
 place is taken out of the targets; and VICReg draws together the contexts of two masks of one canvas. It is the
 last of these that teaches it digits: without the prediction as much is learned, without VICReg nothing.
+
+Expected with seed 0: kNN 40 % (untrained 14, raw pixels 46), in 3 minutes on one core.
 """
 
 from torchjepa.collapse import VICReg

@@ -1,6 +1,8 @@
 """VICReg with a small convolutional encoder on a folder of images.
 
 jepa train vicreg-tiny --data path/to/images
+
+On CIFAR-10 at --image-size 32, an hour on one core: kNN 66 %, linear probe 69 % (README).
 """
 
 from torchjepa.collapse import VICReg
