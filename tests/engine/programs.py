@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import signal
 import sys
@@ -47,6 +48,21 @@ def run(
     rank = 0 if result.is_main else 1
     torch.save(model.state_dict(), f"{folder}-rank{rank}.pt")
     Path(f"{folder}-rank{rank}.json").write_text(json.dumps(asdict(result)))
+
+
+def count_left(folder: str, **arguments: Any) -> None:
+    """Like `run`, and leaves how many wrappers of DDP are alive when the process group ends."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    destroy = torch.distributed.destroy_process_group
+
+    def look() -> None:
+        left = sum(type(each) is DistributedDataParallel for each in gc.get_objects())
+        Path(f"{folder}-left-{torch.distributed.get_rank()}").write_text(str(left))
+        destroy()
+
+    torch.distributed.destroy_process_group = look
+    run(folder, **arguments)
 
 
 def diverge(folder: str, **arguments: Any) -> None:

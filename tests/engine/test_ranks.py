@@ -107,6 +107,14 @@ def test_accumulating_on_two_ranks_agrees_with_one_process(
     assert_like(folder, alone)
 
 
+def test_nothing_of_ddp_outlives_the_group(server: Server, tmp_path: Path) -> None:
+    # A reducer that takes the gloo group with it can wait forever for a thread that waits for the interpreter's lock.
+    folder = tmp_path / "run"
+    for pid in start_ranks(server, "count_left", folder, learner=PLAIN, settings={}):
+        assert server.wait(pid) == 0, server.output()
+    assert [Path(f"{folder}-left-{rank}").read_text() for rank in range(2)] == ["0", "0"]
+
+
 def test_a_signal_to_one_rank_stops_all_after_the_same_step(server: Server, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     settings = {"total_steps": 400}

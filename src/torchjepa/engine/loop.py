@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,15 +75,31 @@ def train(
     had_group = _has_group()
     with StopSignals() as signals:
         try:
-            fabric = launch(settings)
-            run = _run(fabric, learner, num_samples, settings, folder, hooks)
-            training = _Training(fabric, run, hooks)
-            if resume:
-                training.restore()
-            return training.go(batches, signals)
+            return _train(learner, batches, num_samples, settings, folder, hooks, resume, signals)
         finally:
             if _has_group() and not had_group:
+                # DDP's reducer must be gone before the group: as the group's last owner it would wait for a gloo
+                # thread with the interpreter's lock held, and that thread may be waiting for the lock.
+                gc.collect()
                 torch.distributed.destroy_process_group()
+
+
+def _train(
+    learner: nn.Module,
+    batches: Batches,
+    num_samples: int,
+    settings: TrainSettings,
+    folder: RunFolder,
+    hooks: Sequence[Any],
+    resume: bool,
+    signals: StopSignals,
+) -> TrainResult:
+    # Apart from `train`, so that whatever holds the process group is gone when this returns.
+    fabric = launch(settings)
+    training = _Training(fabric, _run(fabric, learner, num_samples, settings, folder, hooks), hooks)
+    if resume:
+        training.restore()
+    return training.go(batches, signals)
 
 
 def _check_folder(folder: RunFolder, resume: bool) -> None:
