@@ -1,6 +1,9 @@
 """I-JEPA with a ViT-Ti/16 on a folder of images.
 
 jepa train ijepa-tiny --data path/to/images
+
+On CIFAR-10 with 128 dimensions, 6 blocks and patches of 4 pixels, 36 minutes on one core: kNN 50 %, linear probe 55 %
+(README).
 """
 
 from torchjepa.recipes.masked import IJEPARecipe
