@@ -180,6 +180,46 @@ class Learner(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """What a learner makes of a micro-batch before its samples meet those of other micro-batches.
+
+    Args:
+        embeddings: what the samples are compared by, each `[b, ...]` with its graph, row i from sample i alone
+            (batch norms inside the encoder apart).
+        local: the part of the loss that is a mean over the samples, with its terms and features; `None` where
+            there is none.
+    """
+
+    embeddings: tuple[Tensor, ...]
+    local: Loss | None = None
+
+
+@runtime_checkable
+class SplitLearner(Learner, Protocol):
+    """A learner whose loss splits, so that micro-batches together give the gradient of the joined batch.
+
+    `loss(batch, step)` is the sum of the local loss of `embed` and of `joint_loss` of its embeddings. Accumulating
+    over m micro-batches, the engine embeds all of them, takes the joint loss once on the concatenated
+    embeddings, and sends its gradient back through each micro-batch.
+    """
+
+    def embed(self, batch: Batch, step: int) -> Embedded:
+        """The embeddings of a (micro-)batch and its local loss."""
+        ...
+
+    def joint_loss(self, embeddings: tuple[Tensor, ...], step: int) -> Loss:
+        """The loss that couples samples, of the embeddings of the whole batch of this process.
+
+        Called once for every update, also where the batch has been split.
+        """
+        ...
+
+
+class NonFiniteError(ValueError):
+    """A value that must be finite is NaN or infinite: data or a diverged network, and not a mistake in a call."""
+
+
 @runtime_checkable
 class Encoder(Protocol):
     """A network that turns inputs into tokens over a grid: the call of the ViT."""

@@ -8,6 +8,8 @@ from torchjepa.collapse.base import (
     WeightedTerms,
     named_terms,
 )
+from torchjepa.collapse.samples import Over, Samples
+from torchjepa.collapse.vcreg import VCReg, VCRegLoss
 from torchjepa.collapse.vicreg import VICReg, VICRegLoss
 
 __all__ = [
@@ -15,7 +17,11 @@ __all__ = [
     "BarlowTwins",
     "BarlowTwinsLoss",
     "CollapseRegularizer",
+    "Over",
     "RegularizerTerms",
+    "Samples",
+    "VCReg",
+    "VCRegLoss",
     "VICReg",
     "VICRegLoss",
     "WeightedTerms",

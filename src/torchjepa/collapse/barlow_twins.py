@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchjepa.collapse import moments
 from torchjepa.collapse.base import AbstractCollapseRegularizer, WeightedTerms
+from torchjepa.collapse.samples import Over, Samples, check_eps, check_over, check_weights
 
 
 @dataclass(frozen=True)
@@ -30,57 +31,53 @@ class BarlowTwins(AbstractCollapseRegularizer):
 
     C = Z_a^T Z_b / n, with each view standardised by its mean and sqrt(var + eps) over the batch.
 
-    With the unbiased variance (divided by max(n - 1, 1), our default) C_ii of identical views is (n - 1) / n:
+    With the unbiased variance (divided by n - 1, our default) C_ii of identical views is (n - 1) / n:
     a floor of d / n^2 that cannot be trained away. The published code standardises by batch norm, whose
     variance is biased (divided by n), and takes lambda = 0.0051: `BarlowTwins.official()`. The gradient is
     that of the whole batch, where the published code's is divided by the number of processes.
 
-    Where it is finite: with n = 1, and in constant dimensions, the variance is 0 and z standardises to 0;
-    such a dimension adds 1 on the diagonal and nothing off it, with finite gradients. NaN stays NaN.
+    In constant dimensions the variance is 0 and z standardises to 0; such a dimension adds 1 on the diagonal and
+    nothing off it, with finite gradients.
+
+    Cost, forward and backward: min(4 n, 3 d) n d multiplications, against 3 n d^2 of the published code; memory
+    beside the inputs 8 n d + 2 n^2 floats, or 8 n d + d^2.
 
     Args:
         lambda_bt: weight of the off-diagonal term; 0.005 (paper, section 3).
         eps: added to the variance below the square root; 1e-5 (torch's batch norm).
-        unbiased: whether the variance is divided by max(n - 1, 1) rather than by n.
+        unbiased: whether the variance is divided by n - 1 rather than by n.
+        over: "batch" (paper), "time" or "both": what statistics run over, see `AbstractCollapseRegularizer`.
 
     Raises:
-        ValueError: lambda_bt is negative or not finite, or eps is not positive.
+        ValueError: lambda_bt is negative or not finite, eps is not positive, or over is none of the three.
     """
 
     lambda_bt: float = 0.005
     eps: float = 1e-5
     unbiased: bool = True
+    over: Over = "batch"
 
     def __post_init__(self) -> None:
-        moments.check_weights("BarlowTwins", lambda_bt=self.lambda_bt)
-        moments.check_eps("BarlowTwins", self.eps)
+        check_weights("BarlowTwins", lambda_bt=self.lambda_bt)
+        check_eps("BarlowTwins", self.eps)
+        check_over("BarlowTwins", self.over)
 
     @classmethod
     def official(cls) -> BarlowTwins:
         """The published code: biased variance as in batch norm, lambda 0.0051."""
         return cls(lambda_bt=0.0051, unbiased=False)
 
-    def compute(self, z_a: Float[Tensor, "n d"], z_b: Float[Tensor, "n d"]) -> BarlowTwinsLoss:
-        """The two terms, the second already weighted.
+    def terms(self, samples: Samples) -> BarlowTwinsLoss:
+        """The two terms of grouped views, the second already weighted.
 
         Args:
-            z_a: embeddings of the first view, `[n, d]`, any floating dtype; computed in float32 or wider.
-            z_b: embeddings of the second view, `[n, d]`; row i is another view of the sample of z_a's row i.
-
-        Raises:
-            ValueError: the shapes differ or are not `[n, d]`, there is no row, or a dtype is not floating.
+            samples: two views, checked and grouped.
         """
-        z_a, z_b = moments.check_views("BarlowTwins", z_a, z_b)
-        with moments.autocast_off(z_a.device):
-            standard_a, count = self._standardised(z_a)
-            standard_b, _ = self._standardised(z_b)
-            correlation = moments.cross_moments(standard_a, standard_b) / count
-            return BarlowTwinsLoss(
-                on_diagonal=(1.0 - correlation.diagonal()).square().sum(),
-                off_diagonal=self.lambda_bt * moments.off_diagonal_energy(correlation),
-            )
-
-    def _standardised(self, z: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, ""]]:
-        z, count = moments.centered(z)
-        divisor = moments.degrees_of_freedom(count) if self.unbiased else count
-        return z / (moments.sum_of_squares(z) / divisor + self.eps).sqrt(), count
+        n = samples.count
+        divisor = n - 1 if self.unbiased else n
+        z_a, z_b = (moments.standardised(z, samples, divisor, self.eps) for z in samples.views)
+        agreement, energy = moments.cross_moments(z_a, z_b, samples)
+        return BarlowTwinsLoss(
+            on_diagonal=samples.mean_over_groups((1.0 - agreement / n).square().sum(1)),
+            off_diagonal=self.lambda_bt * samples.mean_over_groups(energy / n**2),
+        )

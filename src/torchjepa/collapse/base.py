@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
+
+from torchjepa.collapse.samples import Over, Samples, autocast_off, check_finite, group_samples
 
 
 @runtime_checkable
@@ -26,17 +29,17 @@ class RegularizerTerms(Protocol):
 
 @runtime_checkable
 class CollapseRegularizer(Protocol):
-    """The contract: named weighted terms for two views of a batch, differentiable in both.
+    """The contract: named weighted terms for the views of a batch, differentiable in each of them.
 
     Computed in float32 or wider whatever the autocast state, from the statistics of the global batch when
     torch.distributed is initialised.
     """
 
-    def compute(self, z_a: Float[Tensor, "n d"], z_b: Float[Tensor, "n d"]) -> RegularizerTerms:
+    def compute(self, *views: Float[Tensor, "n d"]) -> RegularizerTerms:
         """The named, weighted terms."""
         ...
 
-    def loss(self, z_a: Float[Tensor, "n d"], z_b: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    def loss(self, *views: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
         """The sum of the terms."""
         ...
 
@@ -45,8 +48,11 @@ def named_terms(terms: RegularizerTerms) -> dict[str, Tensor]:
     """The terms by name, detached, for a log.
 
     Args:
-        terms: what a regularizer's `compute` gave.
+        terms: what a regularizer's `compute` gave; where it has a method `named_terms`, that decides.
     """
+    own = getattr(terms, "named_terms", None)
+    if own is not None:
+        return {name: term.detach() for name, term in own().items()}
     return {field.name: getattr(terms, field.name).detach() for field in dataclasses.fields(terms)}
 
 
@@ -59,21 +65,65 @@ class WeightedTerms:
         return reduce(add, (getattr(self, field.name) for field in dataclasses.fields(self)))
 
 
+T = TypeVar("T", bound=WeightedTerms)
+
+
 class AbstractCollapseRegularizer(ABC):
-    """Base of the built-in regularizers: gives `loss` from `compute`."""
+    """Base of the built-in regularizers: checks and groups the views, and gives `compute` and `loss` from `terms`.
+
+    A subclass is a dataclass with a field `over`: "batch" takes statistics over the samples (views `[n, d]`, or
+    `[b, t, d]`: at every time step over the batch, then the mean over time steps); "time" over the steps of every
+    sequence of `[b, t, d]`, then the mean over the batch; "both" is the mean of the two losses.
+    """
+
+    over: Over
+    num_views: ClassVar[tuple[int, int | None]] = (2, 2)
+    min_samples: ClassVar[int] = 2
 
     @abstractmethod
-    def compute(self, z_a: Float[Tensor, "n d"], z_b: Float[Tensor, "n d"]) -> WeightedTerms:
-        """The named, weighted terms."""
+    def terms(self, samples: Samples) -> WeightedTerms:
+        """The named, weighted terms of views that are grouped along one axis.
 
-    def loss(self, z_a: Float[Tensor, "n d"], z_b: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+        Args:
+            samples: the checked views, float32 or wider, autocast off.
+        """
+
+    def compute(self, *views: Float[Tensor, "*axes d"]) -> WeightedTerms:
+        """The named, weighted terms.
+
+        Args:
+            views: embeddings of the samples, one tensor a view, `[n, d]` or `[b, t, d]`, any floating dtype;
+                computed in float32 or wider. Row i of every view belongs to the same sample.
+
+        Raises:
+            ValueError: another number of views than the regularizer takes; shapes that differ or are neither
+                `[n, d]` nor `[b, t, d]`; fewer samples than the statistics need; an integer dtype; NaN or
+                infinity (`NonFiniteError`; on the CPU, elsewhere the loss is NaN).
+        """
+        name = type(self).__name__
+        groups = group_samples(
+            name, views, self.over, num_views=self.num_views, min_samples=self.min_samples
+        )
+        with autocast_off(views[0].device):
+            terms = _mean_terms([self.terms(samples) for samples in groups])
+            check_finite(name, terms.total(), views)
+        return terms
+
+    def loss(self, *views: Float[Tensor, "*axes d"]) -> Float[Tensor, ""]:
         """The sum of the weighted terms, a scalar with its graph.
 
         Args:
-            z_a: embeddings of the first view, `[n, d]`.
-            z_b: embeddings of the second view, `[n, d]`; row i is another view of the sample of z_a's row i.
+            views: as for `compute`.
 
         Raises:
             ValueError: as `compute`.
         """
-        return self.compute(z_a, z_b).total()
+        return self.compute(*views).total()
+
+
+def _mean_terms(parts: Sequence[T]) -> T:
+    if len(parts) == 1:
+        return parts[0]
+    names = [field.name for field in dataclasses.fields(parts[0])]
+    means = {name: sum(getattr(part, name) for part in parts) / len(parts) for name in names}
+    return dataclasses.replace(parts[0], **means)
