@@ -101,9 +101,7 @@ class AbstractCollapseRegularizer(ABC):
                 infinity (`NonFiniteError`; on the CPU, elsewhere the loss is NaN).
         """
         name = type(self).__name__
-        groups = group_samples(
-            name, views, self.over, num_views=self.num_views, min_samples=self.min_samples
-        )
+        groups = group_samples(name, views, self.over, num_views=self.num_views, min_samples=self.min_samples)
         with autocast_off(views[0].device):
             terms = _mean_terms([self.terms(samples) for samples in groups])
             check_finite(name, terms.total(), views)

@@ -109,7 +109,9 @@ def group_samples(
 def _check_views(name: str, views: Sequence[Tensor], num_views: tuple[int, int | None]) -> None:
     least, most = num_views
     if len(views) < least or (most is not None and len(views) > most):
-        wanted = f"{least}" if most == least else f"at least {least}" if most is None else f"{least} to {most}"
+        wanted = (
+            f"{least}" if most == least else f"at least {least}" if most is None else f"{least} to {most}"
+        )
         raise ValueError(f"{name}: takes {wanted} view(s) of each sample, got {len(views)}.")
     for view in views:
         if not isinstance(view, Tensor) or not view.is_floating_point():

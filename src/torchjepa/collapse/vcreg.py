@@ -67,7 +67,9 @@ class VCReg(AbstractCollapseRegularizer):
         Args:
             samples: one view or more, checked and grouped.
         """
-        hinges, covariances = zip(*(spread_penalties(z, samples, self.gamma, self.eps) for z in samples.views))
+        hinges, covariances = zip(
+            *(spread_penalties(z, samples, self.gamma, self.eps) for z in samples.views)
+        )
         num = len(samples.views)
         return VCRegLoss(
             variance=self.mu_var * sum(hinges) / num, covariance=self.nu_cov * sum(covariances) / num

@@ -93,7 +93,9 @@ class VICReg(AbstractCollapseRegularizer):
         """
         z_a, z_b = samples.views
         squares = samples.sum((z_a - z_b).square().sum((1, 2)))
-        hinges, covariances = zip(*(spread_penalties(z, samples, self.gamma, self.eps) for z in samples.views))
+        hinges, covariances = zip(
+            *(spread_penalties(z, samples, self.gamma, self.eps) for z in samples.views)
+        )
         hinge = hinges[0] + hinges[1]
         return VICRegLoss(
             invariance=self.lambda_inv * samples.mean_over_groups(squares) / (samples.count * z_a.shape[2]),

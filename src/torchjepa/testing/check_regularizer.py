@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import torch
@@ -18,10 +19,12 @@ def check_regularizer(regularizer: CollapseRegularizer, *, ranks: int = 1) -> No
 
     Named terms that add up to the loss, a collapsed batch dearer than a spread one, independence of the order
     of the samples, the right and finite gradient in both views, float32 or wider whatever the autocast state,
-    NaN never hidden, shapes that differ refused; on several processes, the joined batch's value and gradient.
+    NaN refused or kept and never hidden, shapes that differ refused; on several processes, the joined batch's
+    value and gradient. A regularizer with state (a counter, say) must give one value from one state: each call
+    is made on a copy of the object.
 
     Args:
-        regularizer: the object under test, with `compute(z_a, z_b)` and `loss(z_a, z_b)`.
+        regularizer: the object under test, with `compute(*views)` and `loss(*views)`; it is given two views.
         ranks: number of processes on which to compare value and gradient with one process on the joined
             batch, with other data, another mean and another batch size on each; 1, the default, leaves this
             out. The object is pickled.
@@ -48,10 +51,14 @@ def _views(n: int, d: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, 
     return (mixed + 0.1 * a).to(dtype), (mixed + 0.1 * b).to(dtype)
 
 
+def _copied(regularizer: CollapseRegularizer) -> CollapseRegularizer:
+    return copy.deepcopy(regularizer)
+
+
 def _check_terms(regularizer: CollapseRegularizer) -> None:
     z_a, z_b = _views(12, 6)
     before = z_a.clone(), z_b.clone()
-    terms = regularizer.compute(z_a, z_b)
+    terms = _copied(regularizer).compute(z_a, z_b)
     require(
         dataclasses.is_dataclass(terms) and callable(getattr(terms, "total", None)),
         regularizer,
@@ -70,7 +77,7 @@ def _check_terms(regularizer: CollapseRegularizer) -> None:
         regularizer,
         f"total() must be the sum of the terms, weights included: {total:.6g}, got {terms.total():.6g}.",
     )
-    loss = regularizer.loss(z_a, z_b)
+    loss = _copied(regularizer).loss(z_a, z_b)
     require(
         loss.shape == () and torch.allclose(loss, total),
         regularizer,
@@ -81,7 +88,11 @@ def _check_terms(regularizer: CollapseRegularizer) -> None:
         regularizer,
         "the inputs were changed in place.",
     )
-    require(torch.equal(loss, regularizer.loss(z_a, z_b)), regularizer, "two calls give two values.")
+    require(
+        torch.equal(loss, _copied(regularizer).loss(z_a, z_b)),
+        regularizer,
+        "two calls from one state give two values.",
+    )
 
 
 def _check_purpose(regularizer: CollapseRegularizer) -> None:
@@ -89,7 +100,7 @@ def _check_purpose(regularizer: CollapseRegularizer) -> None:
     noise = torch.randn(64, 8, generator=generator, dtype=torch.float64)
     spread = torch.linalg.qr(noise - noise.mean(0)).Q * 64**0.5
     point = spread[:1].expand(64, 8).contiguous()
-    good, bad = regularizer.loss(spread, spread), regularizer.loss(point, point)
+    good, bad = (_copied(regularizer).loss(z, z) for z in (spread, point))
     require(
         bool(good < bad),
         regularizer,
@@ -99,7 +110,9 @@ def _check_purpose(regularizer: CollapseRegularizer) -> None:
     z_a, z_b = _views(12, 6)
     order = torch.randperm(12, generator=generator)
     require(
-        torch.allclose(regularizer.loss(z_a, z_b), regularizer.loss(z_a[order], z_b[order])),
+        torch.allclose(
+            _copied(regularizer).loss(z_a, z_b), _copied(regularizer).loss(z_a[order], z_b[order])
+        ),
         regularizer,
         "the loss must not depend on the order of the samples.",
     )
@@ -107,7 +120,7 @@ def _check_purpose(regularizer: CollapseRegularizer) -> None:
 
 def _check_gradient(regularizer: CollapseRegularizer) -> None:
     z_a, z_b = (z.requires_grad_() for z in _views(6, 4))
-    loss = regularizer.loss(z_a, z_b)
+    loss = _copied(regularizer).loss(z_a, z_b)
     require(loss.requires_grad, regularizer, "no gradient reaches the views; was something detached?")
     grads = torch.autograd.grad(loss, (z_a, z_b), allow_unused=True)
     for name, grad in zip(("z_a", "z_b"), grads):
@@ -117,7 +130,7 @@ def _check_gradient(regularizer: CollapseRegularizer) -> None:
             f"no gradient reaches {name}; both views must be trained.",
         )
     try:
-        torch.autograd.gradcheck(regularizer.loss, (z_a, z_b))
+        torch.autograd.gradcheck(lambda a, b: _copied(regularizer).loss(a, b), (z_a, z_b))
     except RuntimeError as error:
         require(False, regularizer, f"the gradient is not the derivative of the loss: {error}")
 
@@ -125,22 +138,35 @@ def _check_gradient(regularizer: CollapseRegularizer) -> None:
 def _check_edges(regularizer: CollapseRegularizer) -> None:
     z_a, z_b = _views(5, 4)
     for what, a, b in (
-        ("one sample", z_a[:1], z_b[:1]),
         ("one dimension", z_a[:, :1], z_b[:, :1]),
         ("a constant batch", torch.ones_like(z_a), torch.ones_like(z_b)),
         ("a zero batch", torch.zeros_like(z_a), torch.zeros_like(z_b)),
     ):
         leaf = a.clone().requires_grad_()
-        loss = regularizer.loss(leaf, b)
+        loss = _copied(regularizer).loss(leaf, b)
         (grad,) = torch.autograd.grad(loss, leaf)
         require(
             bool(loss.isfinite()) and bool(grad.isfinite().all()),
             regularizer,
             f"value and gradient of {what} must be finite, got a loss of {loss.item():.6g}.",
         )
-    z_a[0, 0] = float("nan")
-    for a, b in ((z_a, z_b), (z_b, z_a)):
-        require(bool(regularizer.loss(a, b).isnan()), regularizer, "NaN in a view must stay NaN.")
+    for what, a, b in (("one sample", z_a[:1], z_b[:1]), *_with_nan(z_a, z_b)):
+        try:
+            loss = _copied(regularizer).loss(a, b)
+        except ValueError:
+            continue
+        kept = bool(loss.isfinite()) if what == "one sample" else bool(loss.isnan())
+        require(
+            kept,
+            regularizer,
+            f"{what} must be a ValueError, or {'finite' if what == 'one sample' else 'stay NaN'}; got {loss}.",
+        )
+
+
+def _with_nan(z_a: Tensor, z_b: Tensor) -> list[tuple[str, Tensor, Tensor]]:
+    bad = z_a.clone()
+    bad[0, 0] = float("nan")
+    return [("NaN in the first view", bad, z_b), ("NaN in the second view", z_b, bad)]
 
 
 def _check_precision(regularizer: CollapseRegularizer) -> None:
@@ -167,7 +193,10 @@ def _check_precision(regularizer: CollapseRegularizer) -> None:
 
 
 def _values(regularizer: CollapseRegularizer, z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
-    return {**named_terms(regularizer.compute(z_a, z_b)), "loss": regularizer.loss(z_a, z_b)}
+    return {
+        **named_terms(_copied(regularizer).compute(z_a, z_b)),
+        "loss": _copied(regularizer).loss(z_a, z_b),
+    }
 
 
 def _check_refusals(regularizer: CollapseRegularizer) -> None:
@@ -175,10 +204,11 @@ def _check_refusals(regularizer: CollapseRegularizer) -> None:
     for what, a, b in (
         ("another number of samples in z_b", z_a, z_b[:1]),
         ("another width of z_b", z_a, z_b[:, :1]),
-        ("views of three axes", z_a[None], z_b[None]),
+        ("views of four axes", z_a[None, None], z_b[None, None]),
+        ("integer views", z_a.long(), z_b.long()),
         ("an empty batch", z_a[:0], z_b[:0]),
     ):
-        require_value_error(regularizer, what, lambda a=a, b=b: regularizer.loss(a, b))
+        require_value_error(regularizer, what, lambda a=a, b=b: _copied(regularizer).loss(a, b))
 
 
 def _check_ranks(regularizer: CollapseRegularizer, ranks: int) -> None:
@@ -217,6 +247,6 @@ def _loss_and_gradient(
     regularizer: CollapseRegularizer, x_a: Tensor, x_b: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     leaf = weight.clone().requires_grad_()
-    loss = regularizer.loss(x_a @ leaf, x_b @ leaf)
+    loss = _copied(regularizer).loss(x_a @ leaf, x_b @ leaf)
     (grad,) = torch.autograd.grad(loss, leaf)
     return loss.detach(), grad
