@@ -182,7 +182,7 @@ class _Training:
     def go(self, batches: Batches, signals: StopSignals) -> TrainResult:
         """Every step that is left."""
         run, total_steps = self._run, self._settings.total_steps
-        stopped = 0
+        stopped: str | None = None
         if run.step == total_steps:
             return TrainResult(run.step, is_main=run.is_main)
         with ExitStack() as stack:
@@ -195,19 +195,19 @@ class _Training:
             if hasattr(stream, "close"):
                 stack.callback(stream.close)  # type: ignore[attr-defined]
             self._watch = Stopwatch(run.seconds, run.step)
-            while run.step < total_steps and not stopped:
+            while run.step < total_steps and stopped is None:
                 stopped = self._step(stream, run.step, signals)
-        stopped = stopped or signals.received  # one may have come during the last checkpoint
-        return TrainResult(run.step, signal.Signals(stopped).name if stopped else None, run.is_main)
+        # A signal may have come during the last checkpoint.
+        return TrainResult(run.step, stopped or _signal_name(signals.received), run.is_main)
 
-    def _step(self, stream: Iterator[Batch], step: int, signals: StopSignals) -> int:
-        """One update and what follows it; the signal to stop for, 0 when there is none."""
+    def _step(self, stream: Iterator[Batch], step: int, signals: StopSignals) -> str | None:
+        """One update and what follows it; why to stop, `None` to go on."""
         update = self._stepper.update(stream, step)
         run = self._run
         run.step = step + 1
-        (stopped,) = self._vote(signals.received)
+        stopped = self._why_to_stop(signals)
         logs = run.logs(step)
-        saves = bool(stopped) or self._settings.last_or_every(step, self._settings.checkpoint_every)
+        saves = stopped is not None or self._settings.last_or_every(step, self._settings.checkpoint_every)
         if logs or saves or self._fabric.device.type == "cpu":  # on a GPU a look waits for it
             self._check_losses()
         row = self._row(step, update) if logs else None
@@ -216,6 +216,11 @@ class _Training:
             if saves:
                 self._save(step)
         return stopped
+
+    def _why_to_stop(self, signals: StopSignals) -> str | None:
+        # Hooks ask after a step, so the processes hear of it in the next one.
+        received, asked = self._vote(signals.received, int(self._run.stop_reason is not None))
+        return _signal_name(received) or ((self._run.stop_reason or "a hook") if asked else None)
 
     def _check_losses(self) -> None:
         total, first_bad = self._settings.total_steps, self._stepper.bad.read()
@@ -286,6 +291,10 @@ def _identity(run: Run) -> dict[str, Any]:
     learner, total_steps = cast(Learner, run.learner), run.settings.total_steps
     scheduled = [_plain(learner.scheduled(total_steps * quarter // 4)) for quarter in range(4)]
     return {**run.settings.identity(), "num_samples": run.num_samples, "scheduled": scheduled}
+
+
+def _signal_name(number: int) -> str | None:
+    return signal.Signals(number).name if number else None
 
 
 def _plain(figures: Mapping[str, Any]) -> dict[str, float | None]:

@@ -54,6 +54,16 @@ class RunFolder:
         return self.path / "scores.json"
 
     @property
+    def doctor(self) -> Path:
+        """One JSON line for each check for collapse during the training."""
+        return self.path / "doctor.jsonl"
+
+    @property
+    def diagnosis(self) -> Path:
+        """The doctor's verdict after the last step."""
+        return self.path / "diagnosis.json"
+
+    @property
     def report(self) -> Path:
         """The self-contained page."""
         return self.path / "report.html"
@@ -134,7 +144,8 @@ class TrainResult:
 
     Args:
         step: number of updates done.
-        stopped: the signal that ended it early ("SIGINT" or "SIGTERM"), `None` when all steps were done.
+        stopped: what ended it early: a signal ("SIGINT" or "SIGTERM"), or the reason that a hook gave to
+            `Run.stop` (on other processes than the main one "a hook"); `None` when all steps were done.
         is_main: whether this process is the one that judges and reports; the others should exit.
     """
 
@@ -158,6 +169,7 @@ class Run:
         log_periods: besides the logged steps, a row is due every so many steps.
         samples_per_second: throughput since the last row, hooks and checkpoints left out.
         seconds: time trained until the last row, all processes of a resumed run together.
+        stop_reason: what a hook gave to `stop`.
     """
 
     learner: nn.Module
@@ -172,6 +184,15 @@ class Run:
     log_periods: tuple[int, ...] = ()
     samples_per_second: float = 0.0
     seconds: float = 0.0
+    stop_reason: str | None = None
+
+    def stop(self, reason: str) -> None:
+        """Ask for the run to end after the next step, on all processes and with a checkpoint.
+
+        Args:
+            reason: becomes `TrainResult.stopped`.
+        """
+        self.stop_reason = reason
 
     @property
     def num_samples_seen(self) -> int:
