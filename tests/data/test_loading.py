@@ -17,6 +17,7 @@ from torchjepa.data import (
     EvalStream,
     FolderSource,
     MaskedViewTransform,
+    MultiCropTransform,
     Preprocessing,
     TwoViewTransform,
 )
@@ -84,6 +85,13 @@ def test_any_number_of_workers_gives_the_same_batches(broken):
         stream(source, num_workers=2, errors=helped).batches(keys(12), "cpu"),
     )
     assert len(alone) == len(helped) == len(broken)
+
+
+def test_views_of_several_sizes_cross_from_workers():
+    transform, source = MultiCropTransform(PREPROCESSING, num_local=3, local_size=8), array_source()
+    batches = list(stream(source, 2, transform=transform).batches(keys(), "cpu"))
+    assert [view.shape[-1] for view in batches[0].views] == [16, 16, 8, 8, 8]
+    assert_same(batches, stream(source, transform=transform).batches(keys(), "cpu"))
 
 
 def test_workers_share_a_folders_decoded_images(tmp_path):

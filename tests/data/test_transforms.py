@@ -72,7 +72,7 @@ def test_areas_and_shapes_fill_their_ranges():
 def test_crops_equal_a_slow_antialiased_bicubic(size, side):
     image = [soft_picture(size)]
     transform = MaskedViewTransform(Preprocessing(side, 1, (0.0,), (1.0,)))
-    crop = transform.crop(image, keys([5]))[0, 0, :, :, 0].numpy()
+    crop = transform.crop(image, keys([5]))[0][0, 0, :, :, 0].numpy()
     draws = keys([5]).draw("crop", 0, num=23)[0]
     expected = resize(image[0][:, :, 0], box_of(*size, draws, (0.3, 1.0), (3 / 4, 4 / 3)), side)
     assert np.abs(crop - expected).max() <= 1.5  # two roundings to whole numbers
@@ -80,10 +80,10 @@ def test_crops_equal_a_slow_antialiased_bicubic(size, side):
 
 def test_flip_mirrors_the_same_crop():
     preprocessing, images = Preprocessing(16), pictures([(32, 32)] * 8)
-    straight = MaskedViewTransform(preprocessing).crop(images, keys(range(8)))
-    mirrored = MaskedViewTransform(preprocessing, flip_probability=1.0).crop(images, keys(range(8)))
+    straight = MaskedViewTransform(preprocessing).crop(images, keys(range(8)))[0]
+    mirrored = MaskedViewTransform(preprocessing, flip_probability=1.0).crop(images, keys(range(8)))[0]
     assert torch.equal(mirrored, straight.flip(3))
-    some = MaskedViewTransform(preprocessing, flip_probability=0.5).crop(images, keys(range(8)))
+    some = MaskedViewTransform(preprocessing, flip_probability=0.5).crop(images, keys(range(8)))[0]
     is_mirrored = (some == mirrored).flatten(2).all(dim=2)[0]
     assert 0 < is_mirrored.sum() < 8
 
@@ -196,5 +196,5 @@ def test_colour_changes_nothing_when_all_is_off():
     transform = TwoViewTransform(Preprocessing(16), colour=(still, still))
     images, sample_keys = pictures([(20, 20)] * 2), keys([0, 1])
     crops = transform.crop(images, sample_keys)
-    for view, crop in zip(transform.finish(crops, sample_keys), crops):
+    for view, crop in zip(transform.finish(crops, sample_keys), crops[0], strict=True):
         assert torch.equal(view, transform.preprocessing.normalise(crop))

@@ -96,6 +96,15 @@ def test_neighbours_are_the_nearest_and_carry_their_own_labels(gatherer):
             assert examples.neighbour_labels[index, place] == train.classes[train.labels[i]]
 
 
+def test_views_of_several_sizes_are_shown_at_the_size_of_the_first(gatherer):
+    whole = batch(gatherer, 1).views[0]
+    mixed = Batch((whole, whole[:, :, :4, :4]), torch.arange(6), torch.zeros(6).long())
+    views = gatherer.gather(features(gatherer), mixed).views
+    assert views.shape == (6, 2, 8, 8, 3)
+    corner = gatherer.split.train.read(0)[:4, :4]
+    np.testing.assert_array_equal(views[0, 1], corner.repeat(2, axis=0).repeat(2, axis=1))
+
+
 def test_pictures_come_from_every_class_first():
     labels = torch.tensor([0] * 50 + [1] * 3 + [2] * 2 + [-1])
     rows = _spread(labels, 8, seed=0)

@@ -5,6 +5,7 @@ from torchjepa.data.decode import decode_image
 from torchjepa.data.errors import DataError, DecodeError, ErrorLog, WorkerKilledError
 from torchjepa.data.images import EXTENSIONS, FolderSource
 from torchjepa.data.loading import BatchStream, EvalStream
+from torchjepa.data.multicrop import MultiCropTransform
 from torchjepa.data.photometric import Photometric
 from torchjepa.data.procedural.digits import DigitsSource
 from torchjepa.data.source import ImageSource, Subset
@@ -12,6 +13,7 @@ from torchjepa.data.splits import DataSplit, open_data, open_source
 from torchjepa.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    Crops,
     MaskedViewTransform,
     Preprocessing,
     SampleKeys,
@@ -22,6 +24,7 @@ from torchjepa.data.transforms import (
 __all__ = [
     "ArraySource",
     "BatchStream",
+    "Crops",
     "DataError",
     "DataSplit",
     "DecodeError",
@@ -34,6 +37,7 @@ __all__ = [
     "IMAGENET_STD",
     "ImageSource",
     "MaskedViewTransform",
+    "MultiCropTransform",
     "Photometric",
     "Preprocessing",
     "SampleKeys",

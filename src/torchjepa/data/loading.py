@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from torchjepa.data.errors import DataError, DecodeError, ErrorLog, WorkerKilledError
 from torchjepa.data.source import ImageSource
-from torchjepa.data.transforms import Preprocessing, SampleKeys, ViewTransform
+from torchjepa.data.transforms import Crops, Preprocessing, SampleKeys, ViewTransform
 from torchjepa.rng import uniforms
 from torchjepa.types import Batch, BatchKeys
 
@@ -25,9 +25,9 @@ _REPLACEMENTS = 16  # tries for one undecodable sample; at 1 % bad files all fai
 
 
 class _Raw(NamedTuple):
-    # What crosses from a worker: uint8 crops [v, b, h, w, c], a quarter of the bytes of floats, and whose
-    # they are.
-    crops: Tensor
+    # What crosses from a worker: uint8 crops [v, b, h, w, c] of each size, a quarter of the bytes of floats,
+    # and whose they are.
+    crops: Crops
     ids: Tensor
     labels: Tensor
     errors: tuple[tuple[int, str, str], ...]
@@ -88,7 +88,7 @@ class BatchStream:
             for error in raw.errors:
                 self.errors.add(*error)
             assert raw.keys is not None
-            crops, ids = raw.crops.to(device, non_blocking=True), raw.ids
+            crops, ids = tuple(each.to(device, non_blocking=True) for each in raw.crops), raw.ids
             views = self.transform.finish(crops, _sample_keys(self.seed, raw.keys.epochs, ids.numpy()))
             batch = Batch(views, ids, raw.labels, raw.keys.row_start, raw.keys.global_size)
             yield batch.to(device)
@@ -137,7 +137,7 @@ class EvalStream:
             for error in raw.errors:
                 self.errors.add(*error)
             if len(raw.ids):
-                yield Batch((self.preprocessing.normalise(raw.crops[0]),), raw.ids, raw.labels)
+                yield Batch((self.preprocessing.normalise(raw.crops[0][0]),), raw.ids, raw.labels)
 
 
 class _TrainingSamples(Dataset[_Raw]):
@@ -186,7 +186,7 @@ class _JudgedSamples(Dataset[_Raw]):
                 errors.append((index, self.source.name(index), str(error)))
         samples = np.asarray(ids, dtype=np.int64)
         crops = self.preprocessing.resize(images)[None]
-        return _Raw(crops, torch.from_numpy(samples), _labels(self.source, samples), tuple(errors), None)
+        return _Raw((crops,), torch.from_numpy(samples), _labels(self.source, samples), tuple(errors), None)
 
 
 class _Guarded(Dataset["_Raw | _Failure"]):

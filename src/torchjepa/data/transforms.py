@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from torchjepa.rng import uniforms
 
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 _CROP_DRAWS = 2 * _ATTEMPTS + 3
+# Crops on their way to become views: one uint8 tensor `[v, b, h, w, c]` for each size that occurs.
+Crops: TypeAlias = tuple[UInt8[Tensor, "v b h w c"], ...]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -49,12 +51,12 @@ class SampleKeys:
 class ViewTransform(Protocol):
     """How a batch of decoded images becomes views."""
 
-    def crop(self, images: Sequence[NDArray[np.uint8]], keys: SampleKeys) -> UInt8[Tensor, "v b h w c"]:
-        """The geometric part, in a worker: images uint8 `[h, w, c]` of any sizes to crops of one size."""
+    def crop(self, images: Sequence[NDArray[np.uint8]], keys: SampleKeys) -> Crops:
+        """The geometric part, in a worker: images uint8 `[h, w, c]` of any sizes to crops."""
         ...
 
-    def finish(self, crops: UInt8[Tensor, "v b h w c"], keys: SampleKeys) -> tuple[Tensor, ...]:
-        """The photometric part, on the device of the crops: normalised views `[b, c, h, w]`."""
+    def finish(self, crops: Crops, keys: SampleKeys) -> tuple[Tensor, ...]:
+        """The photometric part, on the device of the crops: normalised views `[b, c, h, w]`, in order."""
         ...
 
 
@@ -133,15 +135,18 @@ class MaskedViewTransform:
     def __post_init__(self) -> None:
         check_crop(self.scale, self.ratio, self.flip_probability)
 
-    def crop(self, images: Sequence[NDArray[np.uint8]], keys: SampleKeys) -> UInt8[Tensor, "v b h w c"]:
-        """Random resized crops of images uint8 `[h, w, c]`."""
-        return random_crops(
-            images, keys, 1, self.scale, self.ratio, self.flip_probability, self.preprocessing
+    def crop(self, images: Sequence[NDArray[np.uint8]], keys: SampleKeys) -> Crops:
+        """Random resized crops of images uint8 `[h, w, c]`: one tensor `[1, b, h, w, c]`."""
+        views = range(1)
+        return (
+            random_crops(
+                images, keys, views, self.scale, self.ratio, self.flip_probability, self.preprocessing
+            ),
         )
 
-    def finish(self, crops: UInt8[Tensor, "v b h w c"], keys: SampleKeys) -> tuple[Tensor, ...]:
+    def finish(self, crops: Crops, keys: SampleKeys) -> tuple[Tensor, ...]:
         """The normalised view, `[b, c, h, w]`."""
-        return (self.preprocessing.normalise(crops[0]),)
+        return (self.preprocessing.normalise(crops[0][0]),)
 
 
 @dataclass(frozen=True)
@@ -168,20 +173,39 @@ class TwoViewTransform:
     def __post_init__(self) -> None:
         check_crop(self.scale, self.ratio, self.flip_probability)
 
-    def crop(self, images: Sequence[NDArray[np.uint8]], keys: SampleKeys) -> UInt8[Tensor, "v b h w c"]:
-        """Two random resized crops of each image uint8 `[h, w, c]`."""
-        return random_crops(
-            images, keys, 2, self.scale, self.ratio, self.flip_probability, self.preprocessing
+    def crop(self, images: Sequence[NDArray[np.uint8]], keys: SampleKeys) -> Crops:
+        """Two random resized crops of each image uint8 `[h, w, c]`: one tensor `[2, b, h, w, c]`."""
+        views = range(2)
+        return (
+            random_crops(
+                images, keys, views, self.scale, self.ratio, self.flip_probability, self.preprocessing
+            ),
         )
 
-    def finish(self, crops: UInt8[Tensor, "v b h w c"], keys: SampleKeys) -> tuple[Tensor, ...]:
+    def finish(self, crops: Crops, keys: SampleKeys) -> tuple[Tensor, ...]:
         """The two views with their colours changed and normalised, `[b, c, h, w]`."""
-        views = []
-        for view, colour in enumerate(self.colour):
-            values = to_values(crops[view])
-            changed = colour(values, keys.draw("colour", view, num=Photometric.NUM_DRAWS))
-            views.append(self.preprocessing.standardise(changed))
-        return tuple(views)
+        return coloured(crops[0], keys, self.colour, self.preprocessing)
+
+
+def coloured(
+    crops: Iterable[UInt8[Tensor, "b h w c"]],
+    keys: SampleKeys,
+    colours: Sequence[Photometric],
+    preprocessing: Preprocessing,
+) -> tuple[Float[Tensor, "b c h w"], ...]:
+    """Views: each crop with colours changed as the one at its place says, and normalised.
+
+    Args:
+        crops: the crops of each view, which may differ in size from view to view.
+        keys: whose they are.
+        colours: one for each view.
+        preprocessing: gives the normalisation.
+    """
+    views = []
+    for view, (pixels, colour) in enumerate(zip(crops, colours, strict=True)):
+        changed = colour(to_values(pixels), keys.draw("colour", view, num=Photometric.NUM_DRAWS))
+        views.append(preprocessing.standardise(changed))
+    return tuple(views)
 
 
 def to_values(pixels: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
@@ -202,14 +226,24 @@ def check_crop(scale: tuple[float, float], ratio: tuple[float, float], flip_prob
 def random_crops(
     images: Sequence[NDArray[np.uint8]],
     keys: SampleKeys,
-    num_views: int,
+    views: Sequence[int],
     scale: tuple[float, float],
     ratio: tuple[float, float],
     flip_probability: float,
     preprocessing: Preprocessing,
 ) -> UInt8[Tensor, "v b h w c"]:
-    """Random resized crops, one for each view, mirrored with a probability."""
-    draws = [keys.draw("crop", view, num=_CROP_DRAWS) for view in range(num_views)]
+    """Random resized crops, one for each view, mirrored with a probability.
+
+    Args:
+        images: uint8 `[h, w, c]` of any sizes.
+        keys: whose they are.
+        views: the number of each view, which keys its draws.
+        scale: range of the area as a share of the image.
+        ratio: range of width / height.
+        flip_probability: chance of a horizontal mirror image.
+        preprocessing: gives size and channels.
+    """
+    draws = [keys.draw("crop", view, num=_CROP_DRAWS) for view in views]
     boxes = np.stack([crop_boxes(_sizes(images), draw, scale, ratio) for draw in draws])
     flips = np.stack([draw[:, -1] < flip_probability for draw in draws])
     return torch.from_numpy(_resize(images, boxes, flips, preprocessing))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchjepa.data import DataSplit, ImageSource, Preprocessing
 from torchjepa.evaluation import Features, covariance_spectrum, nearest
 from torchjepa.report.material import MaskExamples, NeighbourExamples, PatchMaps, Pictures, ReportMaterial
-from torchjepa.report.pictures import shrink, to_pictures
+from torchjepa.report.pictures import resized, shrink, to_pictures
 from torchjepa.rng import generator
 from torchjepa.types import Batch, Grid, MaskSampler
 
@@ -80,7 +80,9 @@ class Gatherer:
         return MaskExamples(images, shape, drawn.context.numpy(), drawn.targets.numpy())
 
     def _views(self, batch: Batch) -> Pictures:
-        return np.stack([shrink(self._pictures(view[:_NUM_VIEWED])) for view in batch.views], axis=1)
+        # Local views are smaller than global ones: on the page all have the size of the first.
+        pictures = [shrink(self._pictures(view[:_NUM_VIEWED])) for view in batch.views]
+        return np.stack([resized(each, pictures[0].shape[1:3]) for each in pictures], axis=1)
 
     def _patch_maps(self, test: Features) -> PatchMaps | None:
         if min(self.grid.h, self.grid.w) < 2 or self.grid.t > 1:

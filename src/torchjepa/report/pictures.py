@@ -50,9 +50,21 @@ def shrink(pictures: Pictures, side: int = 128) -> Pictures:
     factor = side / max(height, width)
     if factor >= 1:
         return pictures
-    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return resized(pictures, (max(1, round(height * factor)), max(1, round(width * factor))))
+
+
+def resized(pictures: Pictures, size: tuple[int, int]) -> Pictures:
+    """Pictures at another size: each pixel the mean of what it covers, or repeated.
+
+    Args:
+        pictures: uint8 `[b, height, width, 3]`.
+        size: height and width wanted.
+    """
+    height, width = size
+    if pictures.shape[1:3] == (height, width):
+        return pictures
     return np.stack(
-        [np.asarray(Image.fromarray(each).resize(size, Image.Resampling.BOX)) for each in pictures]
+        [np.asarray(Image.fromarray(each).resize((width, height), Image.Resampling.BOX)) for each in pictures]
     )
 
 
