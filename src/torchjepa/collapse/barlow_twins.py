@@ -73,11 +73,9 @@ class BarlowTwins(AbstractCollapseRegularizer):
         Args:
             samples: two views, checked and grouped.
         """
-        n = samples.count
-        divisor = n - 1 if self.unbiased else n
-        z_a, z_b = (moments.standardised(z, samples, divisor, self.eps) for z in samples.views)
-        agreement, energy = moments.cross_moments(z_a, z_b, samples)
+        divisor = samples.count - 1 if self.unbiased else samples.count
+        on, energy = moments.correlations(*samples.views, samples, divisor, self.eps)
         return BarlowTwinsLoss(
-            on_diagonal=samples.mean_over_groups((1.0 - agreement / n).square().sum(1)),
-            off_diagonal=self.lambda_bt * samples.mean_over_groups(energy / n**2),
+            on_diagonal=samples.mean_over_groups((1.0 - on).square().sum(1)),
+            off_diagonal=self.lambda_bt * samples.mean_over_groups(energy),
         )

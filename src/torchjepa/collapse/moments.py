@@ -26,41 +26,16 @@ from torchjepa.collapse.samples import Samples
 _NUM_APART = 4
 
 
-def centered(z: Float[Tensor, "g n d"], samples: Samples) -> Float[Tensor, "g n d"]:
-    """Take the global mean off: z - sum_i z_i / n.
-
-    Args:
-        z: this process's rows, `[g, n_local, d]`.
-        samples: says who holds the other rows.
-    """
-    # The subtraction comes before any square, or float32 loses the variance of data far from zero.
-    return z - samples.sum(z.sum(1, keepdim=True)) / samples.count
-
-
-def standardised(
-    z: Float[Tensor, "g n d"], samples: Samples, divisor: float, eps: float
-) -> Float[Tensor, "g n d"]:
-    """Every dimension at mean 0 and variance 1: (z - mean) / sqrt(sum_i (z_i - mean)^2 / divisor + eps).
-
-    Args:
-        z: this process's rows, `[g, n_local, d]`.
-        samples: says who holds the other rows.
-        divisor: of the variance.
-        eps: added to the variance.
-    """
-    return _Standardise.apply(centered(z, samples), samples, divisor, eps)  # type: ignore[no-any-return]
-
-
 def second_moments(
     z: Float[Tensor, "g n d"], samples: Samples
 ) -> tuple[Float[Tensor, "g d"], Float[Tensor, " g"]]:
-    """Of centred rows: s_j = sum_i z_ij^2, and the off-diagonal energy sum_{j != k} (sum_i z_ij z_ik)^2.
+    """Of the rows less their mean, x: s_j = sum_i x_ij^2, and the energy sum_{j != k} (sum_i x_ij x_ik)^2.
 
     n^2 d or n d^2 multiplications forward, whichever is fewer, and as many backward. Over several processes the
     d x d sums or the rows travel, whichever are fewer bytes.
 
     Args:
-        z: this process's centred rows, `[g, n_local, d]`.
+        z: this process's rows, `[g, n_local, d]`.
         samples: says who holds the other rows.
 
     Returns:
@@ -69,28 +44,40 @@ def second_moments(
     return _SecondMoments.apply(z, samples)  # type: ignore[no-any-return]
 
 
-def cross_moments(
-    z_a: Float[Tensor, "g n d"], z_b: Float[Tensor, "g n d"], samples: Samples
+def correlations(
+    z_a: Float[Tensor, "g n d"], z_b: Float[Tensor, "g n d"], samples: Samples, divisor: float, eps: float
 ) -> tuple[Float[Tensor, "g d"], Float[Tensor, " g"]]:
-    """Of the rows of two views: c_j = sum_i a_ij b_ij, and the energy sum_{j != k} (sum_i a_ij b_ik)^2.
+    """The diagonal of C = A^T B / n and its off-diagonal energy sum_{j != k} C_jk^2, A and B standardised.
 
-    2 n^2 d multiplications forward and as many backward, or n d^2 forward and twice that backward.
+    A = (z_a - mean) / sqrt(sum_i (z_a - mean)^2 / divisor + eps), B likewise. 2 n^2 d multiplications forward and
+    as many backward, or n d^2 forward and twice that backward, whichever are fewer.
 
     Args:
         z_a: this process's rows of one view, `[g, n_local, d]`.
         z_b: this process's rows of the other.
         samples: says who holds the other rows.
+        divisor: of the variances.
+        eps: added to the variances.
 
     Returns:
-        c `[g, d]` and the energies `[g]`, both global.
+        The diagonal `[g, d]` and the energies `[g]`, both global.
     """
-    return _CrossMoments.apply(z_a, z_b, samples)  # type: ignore[no-any-return]
+    rows = _rows_are_cheaper(samples, z_a.shape[2], views=2)
+    function = _CorrelationsByRows if rows else _CorrelationsByColumns
+    return function.apply(z_a, z_b, samples, divisor, eps)  # type: ignore[no-any-return]
 
 
 def _rows_are_cheaper(samples: Samples, d: int, views: int) -> bool:
     n = samples.count
     # Alone: products, (2 views) of n^2 d against (views + 1) of n d^2. Otherwise bytes: rows of each view or sums.
     return n * views < d if samples.across else n * 2 * views < d * (views + 1)
+
+
+def _centered(samples: Samples, *views: Tensor) -> list[Tensor]:
+    # The subtraction comes before any square, or float32 loses the variance of data far from zero. No gradient
+    # goes back through the mean: those below are combinations of centred rows, whose mean is zero already.
+    sums = _total(samples, *(z.sum(1, keepdim=True) for z in views))
+    return [z - total / samples.count for z, total in zip(views, sums)]
 
 
 def _gathered(z: Tensor, samples: Samples) -> Tensor:
@@ -105,7 +92,7 @@ def _gathered(z: Tensor, samples: Samples) -> Tensor:
 
 
 def _total(samples: Samples, *parts: Tensor) -> list[Tensor]:
-    """Sums over the processes of several small tensors, in one message."""
+    """Sums over the processes of several tensors, in one message."""
     if not samples.across:
         return list(parts)
     flat = torch.cat([part.reshape(-1) for part in parts])
@@ -113,31 +100,14 @@ def _total(samples: Samples, *parts: Tensor) -> list[Tensor]:
     return [piece.view_as(part) for piece, part in zip(flat.split([p.numel() for p in parts]), parts)]
 
 
-def _sum_of_squares(x: Tensor) -> Tensor:
-    """Over all but the first axis; a dot product reads x once and writes nothing."""
-    flat = x.reshape(len(x), -1)
-    if len(flat) == 1:
-        return torch.dot(flat[0], flat[0]).reshape(1)
-    return torch.linalg.vecdot(flat, flat)
+def _square_sums(x: Float[Tensor, "g n d"]) -> Float[Tensor, "g 1 d"]:
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True).square()
 
 
-class _Standardise(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, samples: Samples, divisor: float, eps: float) -> Tensor:
-        (squares,) = _total(samples, z.square().sum(1, keepdim=True))
-        scale = (squares / divisor + eps).rsqrt()
-        unit = z * scale
-        ctx.save_for_backward(unit, scale)
-        ctx.samples, ctx.divisor = samples, divisor
-        return unit
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        unit, scale = ctx.saved_tensors
-        (grad,) = grads
-        (along,) = _total(ctx.samples, (grad * unit).sum(1, keepdim=True))
-        return torch.addcmul(grad, unit, along, value=-1.0 / ctx.divisor).mul_(scale), None, None, None
+def _dot(x: Tensor, y: Tensor) -> Float[Tensor, " g"]:
+    """Over all but the first axis; a dot product writes nothing of their size."""
+    x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
+    return torch.dot(x[0], y[0]).reshape(1) if len(x) == 1 else torch.linalg.vecdot(x, y)
 
 
 class _SecondMoments(torch.autograd.Function):
@@ -145,6 +115,7 @@ class _SecondMoments(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
         ctx.samples = samples
         ctx.on_rows = _rows_are_cheaper(samples, z.shape[2], views=1)
+        (z,) = _centered(samples, z)
         if ctx.on_rows:
             return _SecondMoments._forward_rows(ctx, z)
         (gram,) = _total(samples, z.mT @ z)
@@ -153,23 +124,24 @@ class _SecondMoments(torch.autograd.Function):
         # Removed before the squares are summed: subtracting it afterwards cancels where a dimension dominates.
         diagonal.zero_()
         ctx.save_for_backward(z, gram)
-        return squares, _sum_of_squares(gram)
+        return squares, _dot(gram, gram)
 
     @staticmethod
     def _forward_rows(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
-        everything = _gathered(z, ctx.samples)
-        squares = everything.square().sum(1)
+        samples = ctx.samples
+        everything = _gathered(z, samples)
+        squares = _square_sums(everything)[:, 0]
         apart = squares.topk(min(_NUM_APART, z.shape[2]), dim=1).indices.unsqueeze(1)
-        loud = everything.gather(2, apart.expand(-1, everything.shape[1], -1))  # [g, n, 4]
-        quiet = everything.scatter(2, apart.expand(-1, everything.shape[1], -1), 0.0)
-        start = ctx.samples.row_counts[: dist.rank()] if ctx.samples.across else ()
-        own = slice(sum(start), sum(start) + z.shape[1])
+        columns = apart.expand(-1, everything.shape[1], -1)
+        loud, quiet = everything.gather(2, columns), everything.scatter(2, columns, 0.0)  # [g, n, 4], [g, n, d]
+        start = sum(samples.row_counts[: dist.rank()]) if samples.across else 0
+        own = slice(start, start + z.shape[1])
         kernel = quiet[:, own] @ quiet.mT  # [g, n_local, n]
-        (energy,) = _total(ctx.samples, _sum_of_squares(kernel))
+        (energy,) = _total(samples, _dot(kernel, kernel))
         between, within = loud.mT @ quiet, loud.mT @ loud
         within.diagonal(dim1=1, dim2=2).zero_()
         rest = squares.scatter(1, apart[:, 0], 0.0)
-        energy = energy - _sum_of_squares(rest) + 2.0 * _sum_of_squares(between) + _sum_of_squares(within)
+        energy = energy - _dot(rest, rest) + 2.0 * _dot(between, between) + _dot(within, within)
         ctx.save_for_backward(z, kernel, everything, loud[:, own], between, within, rest, apart)
         return squares, energy
 
@@ -184,41 +156,72 @@ class _SecondMoments(torch.autograd.Function):
         z, kernel, everything, loud, between, within, rest, apart = ctx.saved_tensors
         pulled = torch.baddbmm(loud @ between, kernel, everything)
         pulled.scatter_add_(2, apart.expand(-1, z.shape[1], -1), loud @ within)
-        pulled.addcmul_(z, rest.unsqueeze(1), value=-1.0).mul_(by_energy)
-        return pulled.addcmul_(z, by_squares, value=2.0), None
+        return pulled.mul_(by_energy).addcmul_(z, 2.0 * by_squares - by_energy * rest.unsqueeze(1)), None
 
 
-class _CrossMoments(torch.autograd.Function):
+class _CorrelationsByColumns(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z_a: Tensor, z_b: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
-        ctx.samples = samples
-        ctx.on_rows = _rows_are_cheaper(samples, z_a.shape[2], views=2)
-        if not ctx.on_rows:
-            (cross,) = _total(samples, z_a.mT @ z_b)
-            diagonal = cross.diagonal(dim1=1, dim2=2)
-            agreement = diagonal.clone()
-            diagonal.zero_()
-            ctx.save_for_backward(z_a, z_b, cross)
-            return agreement, _sum_of_squares(cross)
-        all_a, all_b = _gathered(z_a, samples), _gathered(z_b, samples)
-        kernel_a, kernel_b = z_a @ all_a.mT, z_b @ all_b.mT  # [g, n_local, n]
-        overlap = torch.linalg.vecdot(kernel_a.flatten(1), kernel_b.flatten(1))
-        agreement, energy = _total(samples, torch.linalg.vecdot(z_a, z_b, dim=1), overlap)
-        ctx.save_for_backward(z_a, z_b, all_a, all_b, kernel_a, kernel_b, agreement)
-        return agreement, energy - _sum_of_squares(agreement)
+    def forward(
+        ctx: Any, z_a: Tensor, z_b: Tensor, samples: Samples, divisor: float, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        z_a, z_b = _centered(samples, z_a, z_b)
+        cross, *squares = _total(samples, z_a.mT @ z_b, _square_sums(z_a), _square_sums(z_b))
+        scale_a, scale_b = ((each / divisor + eps).rsqrt() for each in squares)  # [g, 1, d]
+        # The d x d product is standardised, not the n x d rows.
+        correlation = cross.mul_(scale_a.mT / samples.count).mul_(scale_b)
+        on = correlation.diagonal(dim1=1, dim2=2).clone()
+        correlation.diagonal(dim1=1, dim2=2).zero_()
+        ctx.samples, ctx.divisor = samples, divisor
+        ctx.save_for_backward(z_a, z_b, correlation, on, scale_a, scale_b)
+        return on, _dot(correlation, correlation)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        by_agreement, by_energy = (grad.unsqueeze(1) for grad in _total(ctx.samples, *grads))
+        z_a, z_b, off, on, scale_a, scale_b = ctx.saved_tensors
+        by_on, by_energy = (grad.unsqueeze(1) for grad in _total(ctx.samples, *grads))
         by_energy = 2.0 * by_energy.unsqueeze(2)
-        if ctx.on_rows:
-            z_a, z_b, all_a, all_b, kernel_a, kernel_b, agreement = ctx.saved_tensors
-            pulled_a, pulled_b = kernel_b @ all_a, kernel_a @ all_b
-            by_agreement = by_agreement - by_energy * agreement.unsqueeze(1)
-        else:
-            z_a, z_b, cross = ctx.saved_tensors
-            pulled_a, pulled_b = z_b @ cross.mT, z_a @ cross
-        grad_a = pulled_a.mul_(by_energy).addcmul_(z_b, by_agreement)
-        grad_b = pulled_b.mul_(by_energy).addcmul_(z_a, by_agreement)
-        return grad_a, grad_b, None
+        # Along each standardised dimension the gradient does not change the loss: sum_i dA_ij A_ij, from C alone.
+        along_a = by_energy * _square_sums(off.mT) + by_on * on.unsqueeze(1)
+        along_b = by_energy * _square_sums(off) + by_on * on.unsqueeze(1)
+        slopes = off * (scale_a.mT * (by_energy / ctx.samples.count))
+        slopes.mul_(scale_b)
+        slopes.diagonal(dim1=1, dim2=2).copy_((by_on * scale_a * scale_b / ctx.samples.count)[:, 0])
+        grad_a = (z_b @ slopes.mT).addcmul_(z_a, along_a * scale_a.square(), value=-1.0 / ctx.divisor)
+        grad_b = (z_a @ slopes).addcmul_(z_b, along_b * scale_b.square(), value=-1.0 / ctx.divisor)
+        return grad_a, grad_b, None, None, None
+
+
+class _CorrelationsByRows(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, z_a: Tensor, z_b: Tensor, samples: Samples, divisor: float, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        z_a, z_b = _centered(samples, z_a, z_b)
+        squares = _total(samples, _square_sums(z_a), _square_sums(z_b))
+        scale_a, scale_b = ((each / divisor + eps).rsqrt() for each in squares)  # [g, 1, d]
+        unit_a, unit_b = z_a.mul_(scale_a), z_b.mul_(scale_b)
+        all_a, all_b = _gathered(unit_a, samples), _gathered(unit_b, samples)
+        kernel_a, kernel_b = unit_a @ all_a.mT, unit_b @ all_b.mT  # [g, n_local, n]
+        on, energy = _total(samples, (unit_a * unit_b).sum(1), _dot(kernel_a, kernel_b))
+        on = on / samples.count
+        ctx.samples, ctx.divisor = samples, divisor
+        ctx.save_for_backward(unit_a, unit_b, all_a, all_b, kernel_a, kernel_b, on, scale_a, scale_b)
+        return on, energy / samples.count**2 - _dot(on, on)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        samples, n = ctx.samples, ctx.samples.count
+        unit_a, unit_b, all_a, all_b, kernel_a, kernel_b, on, scale_a, scale_b = ctx.saved_tensors
+        by_on, by_energy = (grad.unsqueeze(1) for grad in _total(samples, *grads))
+        by_energy = 2.0 * by_energy.unsqueeze(2)
+        by_on = by_on - by_energy * on.unsqueeze(1)
+        pulled_a, pulled_b = kernel_b @ all_a, kernel_a @ all_b
+        sums = _total(samples, (pulled_a * unit_a).sum(1, keepdim=True), (pulled_b * unit_b).sum(1, keepdim=True))
+        along_a, along_b = (by_energy / n**2 * each + by_on * on.unsqueeze(1) for each in sums)
+        grad_a = pulled_a.mul_(scale_a * (by_energy / n**2)).addcmul_(unit_b, scale_a * by_on / n)
+        grad_b = pulled_b.mul_(scale_b * (by_energy / n**2)).addcmul_(unit_a, scale_b * by_on / n)
+        grad_a.addcmul_(unit_a, along_a * scale_a, value=-1.0 / ctx.divisor)
+        grad_b.addcmul_(unit_b, along_b * scale_b, value=-1.0 / ctx.divisor)
+        return grad_a, grad_b, None, None, None

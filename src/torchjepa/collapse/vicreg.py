@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from torchjepa import dist
 from torchjepa.collapse import moments
 from torchjepa.collapse.base import AbstractCollapseRegularizer, WeightedTerms
 from torchjepa.collapse.samples import Over, Samples, check_eps, check_over, check_weights
@@ -91,14 +93,14 @@ class VICReg(AbstractCollapseRegularizer):
         Args:
             samples: two views, checked and grouped.
         """
-        z_a, z_b = samples.views
-        squares = samples.sum((z_a - z_b).square().sum((1, 2)))
+        squares = dist.all_reduce_sum(F.mse_loss(*samples.views, reduction="sum"))
+        num = samples.num_groups * samples.count * samples.views[0].shape[2]
         hinges, covariances = zip(
             *(spread_penalties(z, samples, self.gamma, self.eps) for z in samples.views)
         )
         hinge = hinges[0] + hinges[1]
         return VICRegLoss(
-            invariance=self.lambda_inv * samples.mean_over_groups(squares) / (samples.count * z_a.shape[2]),
+            invariance=self.lambda_inv / num * squares,
             variance=self.mu_var * (hinge / 2.0 if self.variance_reduction == "mean" else hinge),
             covariance=self.nu_cov * (covariances[0] + covariances[1]),
         )
@@ -118,7 +120,7 @@ def spread_penalties(
         eps: added to the variance.
     """
     freedom = samples.count - 1
-    squares, energy = moments.second_moments(moments.centered(z, samples), samples)
+    squares, energy = moments.second_moments(z, samples)
     hinge = (gamma - (squares / freedom + eps).sqrt()).relu().mean(1)
     covariance = energy / (freedom**2 * z.shape[2])
     return samples.mean_over_groups(hinge), samples.mean_over_groups(covariance)
