@@ -5,18 +5,18 @@ import torch
 
 from tests.models.parts import images
 from torchjepa import dist
-from torchjepa.collapse import BarlowTwins, VICReg
+from torchjepa.collapse import BarlowTwins, VCReg, VICReg
 from torchjepa.models import JointEmbedding
 from torchjepa.nn import ConvEncoder, MeanMaxPool, MeanPool, Projector
 from torchjepa.testing import run_on_ranks
-from torchjepa.types import Batch, Learner
+from torchjepa.types import Batch, Learner, SplitLearner
 
 
-def small_model(regularizer=None, pool=None):
+def small_model(regularizer=None, pool=None, **options):
     pool = pool or MeanPool()
     encoder = ConvEncoder(widths=(4, 8), depths=(0, 1))
     projector = Projector(pool.out_dim(8), 12, 6)
-    return JointEmbedding(encoder, projector, regularizer=regularizer or VICReg(), pool=pool)
+    return JointEmbedding(encoder, projector, regularizer=regularizer or VICReg(), pool=pool, **options)
 
 
 @pytest.mark.parametrize("regularizer", [VICReg(), BarlowTwins()])
@@ -40,9 +40,45 @@ def test_both_views_give_gradient():
     assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
-def test_two_views_are_needed():
-    with pytest.raises(ValueError, match="must have two views of each sample, got 1; use a transform"):
+def test_the_regularizer_refuses_another_number_of_views():
+    with pytest.raises(ValueError, match=r"VICReg: takes 2 view\(s\) of each sample, got 1"):
         small_model().loss(images(), 0)
+    with pytest.raises(ValueError, match="at least one view of each sample, got none"):
+        small_model().loss(images(num_views=0), 0)
+
+
+def views_of_two_sizes():
+    large, small = images(num_views=2), images(size=(8, 8), num_views=3, seed=1)
+    views = (small.views[0], *large.views, *small.views[1:])
+    return Batch(views, large.ids, large.labels)
+
+
+@pytest.mark.parametrize("joint_views", [False, True])
+def test_any_number_of_views_of_any_size(joint_views):
+    regularizer, batch = VCReg(), views_of_two_sizes()
+    model = small_model(regularizer, joint_views=joint_views)
+    if joint_views:
+        small = model.encoder(torch.cat([batch.views[0], *batch.views[3:]])).mean(1).chunk(3)
+        large = model.encoder(torch.cat(batch.views[1:3])).mean(1).chunk(2)
+        pooled = [small[0], *large, *small[1:]]
+        projected = model.projector(torch.cat(pooled)).chunk(5)
+    else:
+        pooled = [model.encoder(view).mean(1) for view in batch.views]
+        projected = [model.projector(each) for each in pooled]
+    loss = model.loss(batch, 0)
+    torch.testing.assert_close(loss.total, regularizer.loss(*projected))
+    torch.testing.assert_close(loss.features["encoder"], pooled[0].detach())
+    torch.testing.assert_close(loss.features["projector"], projected[0].detach())
+    torch.testing.assert_close(loss.features["tokens"].mean(1), pooled[0].detach())
+
+
+def test_the_loss_is_the_joint_loss_of_what_is_embedded():
+    model, batch = small_model(), images(num_views=2)
+    assert isinstance(model, SplitLearner)
+    embedded = model.embed(batch, 0)
+    assert [tuple(each.shape) for each in embedded.embeddings] == [(6, 8), (6, 8)]
+    assert all(each.requires_grad for each in embedded.embeddings)
+    torch.testing.assert_close(model.joint_loss(embedded.embeddings, 0).total, model.loss(batch, 0).total)
 
 
 def test_encode_uses_running_statistics_and_gives_the_mode_back():

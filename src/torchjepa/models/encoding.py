@@ -1,4 +1,4 @@
-"""How a learner encodes while it may be in the middle of training."""
+"""What learners share: encoding in the middle of training, and adding the parts of a loss."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+
+from torchjepa.types import Loss
 
 
 @contextmanager
@@ -22,3 +24,17 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+def add_losses(local: Loss | None, joint: Loss) -> Loss:
+    """The loss of a learner that splits: totals added, terms and features side by side.
+
+    Args:
+        local: what is a mean over samples, if anything.
+        joint: what couples samples.
+    """
+    if local is None:
+        return joint
+    return Loss(
+        local.total + joint.total, {**local.terms, **joint.terms}, {**local.features, **joint.features}
+    )
