@@ -1,5 +1,6 @@
 """Judging encoders: features, probes, baselines, and figures of a representation's health."""
 
+from torchjepa.evaluation.doctor import Diagnosis, Evidence, Finding, Thresholds, Verdict, diagnose
 from torchjepa.evaluation.export import write_features
 from torchjepa.evaluation.features import Features, extract_features, raw_pixels, stream_features
 from torchjepa.evaluation.health import measure_health
@@ -8,21 +9,42 @@ from torchjepa.evaluation.knn import knn_accuracy, knn_predict
 from torchjepa.evaluation.linear import LinearProbe, fit_linear, linear_accuracy
 from torchjepa.evaluation.neighbours import nearest
 from torchjepa.evaluation.spectrum import (
+    AlphaReQ,
+    alignment,
+    alpha_req,
     attainable_rank,
     covariance_spectrum,
+    dead_dimensions,
     effective_rank,
     feature_std,
+    lidar,
     mean_cosine,
+    mean_off_diagonal_correlation,
+    normalized_std,
+    participation_ratio,
+    rankme,
     relative_error,
+    top_share,
+    uniformity,
 )
 
 __all__ = [
+    "AlphaReQ",
+    "Diagnosis",
+    "Evidence",
     "Features",
+    "Finding",
     "LinearProbe",
     "Score",
+    "Thresholds",
+    "Verdict",
+    "alignment",
+    "alpha_req",
     "attainable_rank",
     "best_baseline",
     "covariance_spectrum",
+    "dead_dimensions",
+    "diagnose",
     "effective_rank",
     "extract_features",
     "feature_std",
@@ -30,15 +52,22 @@ __all__ = [
     "judge",
     "knn_accuracy",
     "knn_predict",
+    "lidar",
     "linear_accuracy",
     "mean_cosine",
+    "mean_off_diagonal_correlation",
     "measure_health",
     "nearest",
+    "normalized_std",
+    "participation_ratio",
+    "rankme",
     "raw_pixels",
     "read_scores",
     "relative_error",
     "score_table",
     "stream_features",
+    "top_share",
+    "uniformity",
     "write_features",
     "write_scores",
 ]

@@ -1,0 +1,150 @@
+"""The doctor's figures of features: spread and rank, tokens and time, prediction and target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from torchjepa.evaluation import spectrum
+from torchjepa.evaluation.spectrum.matrix import even_rows
+
+MAX_SAMPLES = 2048
+
+Figures = dict[str, float]
+
+
+def measure(features: Mapping[str, Tensor]) -> Figures:
+    """Every figure that the features at hand allow, as `<feature>/<figure>`.
+
+    Args:
+        features: float64 tensors on the CPU by the names that `diagnose` takes.
+    """
+    figures: Figures = {}
+    clean = {}
+    for name, x in features.items():
+        figures[f"{name}/non_finite_share"] = (
+            1 - torch.isfinite(x).double().mean().item() if x.numel() else 0.0
+        )
+        clean[name] = x
+    whole = _finite_rows(clean)
+    for name, x in whole.items():
+        figures[f"{name}/num_samples"] = float(len(x))
+        if x.ndim == 2:
+            figures |= _prefixed(name, _matrix(x, full=name in ("encoder", "projector")))
+        elif len(x):
+            figures |= _prefixed(name, _layers(x))
+    return figures | _predictor(whole) | _target(whole) | _views(whole)
+
+
+def _finite_rows(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Samples that are finite throughout; prediction, target and context lose the same ones."""
+    keep = {name: torch.isfinite(x).flatten(1).all(dim=1) for name, x in features.items()}
+    paired = [name for name in ("prediction", "target", "context") if name in features]
+    if len({len(keep[name]) for name in paired}) == 1:
+        together = torch.stack([keep[name] for name in paired]).all(dim=0)
+        keep |= dict.fromkeys(paired, together)
+    return {name: even_rows(x[keep[name]], MAX_SAMPLES) for name, x in features.items()}
+
+
+def _matrix(x: Tensor, full: bool) -> Figures:
+    """Spread and rank of `[n, d]`."""
+    n, d = x.shape
+    figures: Figures = {"dim": float(d), "attainable_rank": float(spectrum.attainable_rank(n, d))}
+    if n < 2:
+        return figures
+    values = spectrum.covariance_spectrum(x)
+    total = values.sum().item()
+    rank = spectrum.rank_of_spectrum(values)
+    figures |= {
+        "std": spectrum.feature_std(x),
+        "norm": x.norm(dim=1).mean().item(),
+        "normalized_std": spectrum.normalized_std(x),
+        "mean_cosine": spectrum.mean_cosine(x),
+        "effective_rank": rank,
+        "rank_share": rank / figures["attainable_rank"],
+        "top_share": values[0].item() / total if total > 0 else 0.0,
+        "dead_share": spectrum.dead_dimensions(x) / d,
+    }
+    return figures | _costly(x, values) if full else figures
+
+
+def _costly(x: Tensor, values: Tensor) -> Figures:
+    power = values.square().sum().item()
+    alpha = spectrum.alpha_req(x)
+    return {
+        "participation_ratio": values.sum().item() ** 2 / power if power > 0 else 0.0,
+        "rankme": spectrum.rankme(x),
+        "correlation": spectrum.mean_off_diagonal_correlation(x),
+        "uniformity": spectrum.uniformity(x),
+        "alpha": alpha.alpha,
+        "alpha_r_squared": alpha.r_squared,
+    }
+
+
+def _layers(x: Tensor) -> Figures:
+    """Where the variance of `[b, k, d]` lies: between samples, between places, or in what both make together.
+
+    x_ik = m + sample_i + place_k + rest_ik (two-way analysis of variance), shares of the sum of squares.
+    """
+    sample = x.mean(dim=1, keepdim=True)
+    place = x.mean(dim=0, keepdim=True)
+    mean = sample.mean(dim=0, keepdim=True)
+    parts = {
+        "sample_share": (sample - mean).square().mean().item(),
+        "place_share": (place - mean).square().mean().item(),
+        "mixed_share": (x - sample - place + mean).square().mean().item(),
+    }
+    total = sum(parts.values())
+    shares = {name: part / total if total > 0 else 0.0 for name, part in parts.items()}
+    content = shares["sample_share"] + shares["mixed_share"]
+    flat = even_rows(x.flatten(0, 1), MAX_SAMPLES)
+    return shares | {
+        "dim": float(x.shape[2]),
+        "length": float(x.shape[1]),
+        "content_share": content,
+        "within_share": shares["mixed_share"] / content if content > 0 else 0.0,
+        "std": spectrum.feature_std(flat) if len(flat) > 1 else 0.0,
+        "normalized_std": spectrum.normalized_std(flat) if len(flat) > 1 else 0.0,
+    }
+
+
+def _predictor(features: Mapping[str, Tensor]) -> Figures:
+    """Prediction against target, the mean target and the copied context."""
+    prediction, target, context = (features.get(name) for name in ("prediction", "target", "context"))
+    if prediction is None or target is None or prediction.shape != target.shape or len(target) < 2:
+        return {}
+    figures = {"predictor/relative_error": spectrum.relative_error(prediction, target)}
+    if context is not None and context.shape == target.shape:
+        spread = (target - target.mean(dim=0)).square().sum()
+        figures["predictor/copy_error"] = spectrum.relative_error(context, target)
+        figures["predictor/copy_distance"] = ((prediction - context).square().sum() / spread).item()
+    return figures
+
+
+def _target(features: Mapping[str, Tensor]) -> Figures:
+    """Target network against the online one."""
+    online, target = features.get("tokens"), features.get("target_tokens")
+    if online is None or target is None or not len(online) or not len(target):
+        return {}
+    scale = online.square().mean().sqrt()
+    figures = {"target/scale_ratio": (target.square().mean().sqrt() / scale).item()}
+    if online.shape == target.shape:
+        figures["target/distance"] = ((target - online).square().mean().sqrt() / scale).item()
+    return figures
+
+
+def _views(features: Mapping[str, Tensor]) -> Figures:
+    """Several views of each sample: `[n, q, d]`."""
+    views = features.get("views")
+    if views is None or views.shape[0] < 2 or views.shape[1] < 2:
+        return {}
+    return {
+        "views/lidar": spectrum.lidar(views),
+        "views/alignment": spectrum.alignment(views[:, 0], views[:, 1]),
+    }
+
+
+def _prefixed(name: str, figures: Figures) -> Figures:
+    return {f"{name}/{figure}": value for figure, value in figures.items()}
