@@ -82,6 +82,8 @@ def test_features_are_detached_and_pair_up():
     loss = small_ijepa().loss(images(), 0)
     assert {name: tuple(value.shape) for name, value in loss.features.items()} == {
         "encoder": (6, 16),
+        "tokens": (6, 5, 16),
+        "target_tokens": (6, 12, 16),
         "prediction": (24, 16),
         "target": (24, 16),
     }

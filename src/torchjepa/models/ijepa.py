@@ -13,11 +13,11 @@ from torchjepa import rng
 from torchjepa.collapse import CollapseRegularizer, named_terms
 from torchjepa.ema import EMA
 from torchjepa.energy import EnergyFn, SmoothL1Energy
-from torchjepa.models.encoding import evaluation_mode
+from torchjepa.models.encoding import add_losses, evaluation_mode
 from torchjepa.models.targets import LayerNormTargets, TargetNorm
 from torchjepa.nn.pooling import MeanPool
 from torchjepa.nn.predictor import Predictor
-from torchjepa.types import Batch, Encoder, Grid, Loss, Masks
+from torchjepa.types import Batch, Embedded, Encoder, Grid, Loss, Masks
 
 _DEFAULT_ENERGY = SmoothL1Energy()
 _DEFAULT_EMA = EMA(0.996)
@@ -39,7 +39,15 @@ class IJEPA(nn.Module):
     mask draw. z_b is, with two draws or more, those of the second: two glimpses of one picture, which a
     regularizer with an invariance term (VICReg, Barlow Twins) draws together. With one draw it is the pooled
     predictions (whose gradient reaches the encoder through the predictor; the EMA target has none), or, where
-    the target has a gradient (`ema=None`), the encoder's pooled tokens of the full input.
+    the target has a gradient (`ema=None`), the encoder's pooled tokens of the full input. Without pooling it sees
+    one view `[b, n, d]`, the encoder's tokens of the full input (with an EMA, those of the first context, whose
+    positions differ from sample to sample).
+
+    SIGReg in place of the EMA is `ema=None, regularizer=SIGReg()`: one shared encoder, no stop-gradient.
+
+    A batch that is accumulated over micro-batches is joined before the projector: regularizer and projector (its
+    batch norms too) see all of it; batch norms inside the networks and the statistics of `PositionStandardize`
+    are those of one micro-batch.
 
     Args:
         encoder: the context encoder, any with the ViT's call. The target encoder is a copy of it.
@@ -53,9 +61,10 @@ class IJEPA(nn.Module):
         regularizer: a collapse regularizer, none by default (as released).
         regularizer_weight: its weight beside the energy, 1.
         regularizer_pool: tokens `[b, n, d]` to `[b, d']`, the mean by default; also gives the features of
-            `Loss.features`.
+            `Loss.features`. `None` leaves the tokens to the regularizer as one view: `SIGReg()` takes them
+            position by position over the batch, `VCReg(over="time")` over the tokens of each sample.
         projector: what z_a and z_b go through before the regularizer, one after the other, `[b, d']` to
-            `[b, e]`; trained and not deployed. None by default.
+            `[b, e]` (tokens without pooling as `[b * n, d]`); trained and not deployed. None by default.
         target_norm: what is done to the target tokens `[b, n, d]` before the targets are cut from them: layer
             norm over d without affine part, eps 1e-5, by default (as released); `PositionStandardize()`
             takes what all samples share out of them; `None` leaves them as they are.
@@ -84,7 +93,7 @@ class IJEPA(nn.Module):
         ema: EMA | None = _DEFAULT_EMA,
         regularizer: CollapseRegularizer | None = None,
         regularizer_weight: float = 1.0,
-        regularizer_pool: Callable[[Tensor], Tensor] = _DEFAULT_POOL,
+        regularizer_pool: Callable[[Tensor], Tensor] | None = _DEFAULT_POOL,
         projector: nn.Module | None = None,
         target_norm: TargetNorm | None = _DEFAULT_TARGET_NORM,
         num_mask_draws: int = 1,
@@ -123,15 +132,34 @@ class IJEPA(nn.Module):
         self.seed = seed
 
     def loss(self, batch: Batch, step: int) -> Loss:
-        """The loss of a batch.
+        """The loss of a batch, the energy and `joint_loss` of what `embed` gives.
 
         Args:
             batch: its first view `[b, c, ...]` is masked.
             step: the optimizer update, from 0; with the seed it gives the masks.
 
         Returns:
-            The total; terms `prediction` and the regularizer's, weighted, which add up to it; features of the
-            first draw, `encoder` `[b, d']` (pooled context), `prediction` and `target` `[b * m * k, d]`.
+            The total; terms `prediction` and the regularizer's, weighted, which add up to it; the features of
+            `embed` and, where there is a projector, `projector` `[b, e]` of the first branch.
+
+        Raises:
+            ValueError: the input does not fit the encoder, or no mask fits its grid.
+        """
+        embedded = self.embed(batch, step)
+        return add_losses(embedded.local, self.joint_loss(embedded.embeddings, step))
+
+    def embed(self, batch: Batch, step: int) -> Embedded:
+        """The energy of a batch, and what projector and regularizer shall see of it.
+
+        Args:
+            batch: its first view `[b, c, ...]` is masked.
+            step: the optimizer update, from 0; with the seed it gives the masks.
+
+        Returns:
+            Embeddings z_a and z_b `[b, d']`, without pooling one view `[b, n, d]`, without a regularizer none;
+            and the energy, with features of the first draw: `encoder` `[b, d']` (pooled context), `tokens`
+            `[b, n_ctx, d]` of the context, `target_tokens` `[b, n, d]` of the full input, `prediction` and `target`
+            `[b * m * k, d]`.
 
         Raises:
             ValueError: the input does not fit the encoder, or no mask fits its grid.
@@ -147,19 +175,40 @@ class IJEPA(nn.Module):
             for context, masks in zip(contexts, draws)
         ]
         energy = torch.stack(list(map(self.energy, predictions, targets))).mean()
-        pooled = self.regularizer_pool(contexts[0])
-        total, terms = energy, {"prediction": energy.detach()}
-        if self.regularizer is not None:
-            z_b = self.regularizer_pool(self._second_branch(contexts, predictions, full))
-            parts = self.regularizer.compute(self.projector(pooled), self.projector(z_b))
-            total = total + self.regularizer_weight * parts.total()
-            terms |= {name: self.regularizer_weight * term for name, term in named_terms(parts).items()}
+        pooled = (self.regularizer_pool or _DEFAULT_POOL)(contexts[0])
         features = {
             "encoder": pooled.detach(),
+            "tokens": contexts[0].detach(),
+            "target_tokens": full.detach(),
             "prediction": predictions[0].detach().flatten(0, 2),
             "target": targets[0].detach().flatten(0, 2),
         }
-        return Loss(total, terms, features)
+        local = Loss(energy, {"prediction": energy.detach()}, features)
+        if self.regularizer is None:
+            return Embedded((), local)
+        if self.regularizer_pool is None:
+            return Embedded((full if self.ema is None else contexts[0],), local)
+        second = self.regularizer_pool(self._second_branch(contexts, predictions, full))
+        return Embedded((pooled, second), local)
+
+    def joint_loss(self, embeddings: tuple[Float[Tensor, "b *n d_in"], ...], step: int) -> Loss:
+        """The weighted regularizer of projected embeddings; zero where there is no regularizer.
+
+        Args:
+            embeddings: what `embed` gave, of the whole batch.
+            step: the optimizer update, from 0; nothing here depends on it.
+
+        Raises:
+            ValueError: the regularizer takes another number of views.
+        """
+        if self.regularizer is None:
+            return Loss(next(self.parameters()).new_zeros(()))
+        projected = [self._project(each) for each in embeddings]
+        parts = self.regularizer.compute(*projected)
+        terms = {name: self.regularizer_weight * term for name, term in named_terms(parts).items()}
+        has_projector = not isinstance(self.projector, nn.Identity)
+        features = {"projector": projected[0].detach().flatten(0, -2)} if has_projector else {}
+        return Loss(self.regularizer_weight * parts.total(), terms, features)
 
     def draw_masks(self, grid: Grid, batch: Batch, step: int, draw: int = 0) -> Masks:
         """The masks of a batch, on the CPU: drawn for the step's global batch, cut to the rows at hand.
@@ -226,6 +275,10 @@ class IJEPA(nn.Module):
         # One pass over all draws keeps the device busier than several smaller ones.
         tokens = self.encoder(x.repeat(len(ids), *[1] * (x.dim() - 1)), torch.cat(list(ids)))
         return tokens.unflatten(0, (len(ids), len(x))).unbind(0)
+
+    def _project(self, embeddings: Tensor) -> Tensor:
+        # Batch norms of a projector want rows.
+        return self.projector(embeddings.flatten(0, -2)).unflatten(0, embeddings.shape[:-1])
 
     def _second_branch(
         self, contexts: Sequence[Tensor], predictions: Sequence[Tensor], full: Tensor
