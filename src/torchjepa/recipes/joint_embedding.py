@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 
-import torch
 from torch import nn
 
 from torchjepa.collapse import CollapseRegularizer, VICReg
-from torchjepa.data import Photometric, Preprocessing, TwoViewTransform
+from torchjepa.data import Photometric, Preprocessing, TwoViewTransform, ViewTransform
 from torchjepa.models import JointEmbedding
 from torchjepa.nn import ConvEncoder, Projector
 from torchjepa.nn.pooling import pool_by_name
 from torchjepa.recipes.base import Recipe
+from torchjepa.types import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class JointEmbeddingRecipe(Recipe):
         """How tokens become one feature vector when the encoder is judged."""
         return self.pool
 
-    def build_encoder(self, num_channels: int) -> ConvEncoder:
+    def build_encoder(self, num_channels: int) -> Encoder:
         """The encoder that both views go through."""
         return ConvEncoder(
             in_channels=num_channels,
@@ -59,18 +60,19 @@ class JointEmbeddingRecipe(Recipe):
 
     def build_learner(self, num_channels: int, total_steps: int) -> nn.Module:
         """A joint embedding with this recipe's parts."""
-        encoder = self.build_encoder(num_channels)
-        pool = pool_by_name(self.pool)
+        encoder, pool = self.build_encoder(num_channels), pool_by_name(self.pool)
         projector = Projector(
-            pool(torch.zeros(1, 1, encoder.embed_dim)).shape[1],
+            pool.out_dim(encoder.embed_dim),
             self.projector_dim,
             self.projector_dim,
             num_layers=self.projector_layers,
             seed=self.seed,
         )
-        return JointEmbedding(encoder, projector, regularizer=self.regularizer, pool=pool)
+        # A copy: a regularizer may hold state, and the recipe builds more than one learner.
+        regularizer = copy.deepcopy(self.regularizer)
+        return JointEmbedding(encoder, projector, regularizer=regularizer, pool=pool)
 
-    def build_transform(self, preprocessing: Preprocessing) -> TwoViewTransform:
+    def build_transform(self, preprocessing: Preprocessing) -> ViewTransform:
         """Two random crops, each with colours of its own."""
         return TwoViewTransform(
             preprocessing,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from torchjepa.energy import EnergyFn, SmoothL1Energy
 from torchjepa.masking import MultiBlockMasking
 from torchjepa.models import IJEPA, LayerNormTargets, TargetNorm
 from torchjepa.nn import ConvStemViT, FanInStd, Predictor, Projector, ViT
-from torchjepa.nn.pooling import pool_by_name
+from torchjepa.nn.pooling import MeanMaxPool, MeanPool, pool_by_name
 from torchjepa.recipes.base import Recipe
 from torchjepa.types import MaskSampler
 
@@ -58,16 +59,19 @@ class IJEPARecipe(Recipe):
     num_mask_draws: int = 1
     """Independent masks for each image in each step. With 2 or more the regularizer compares the contexts of
     the first two."""
+    ema: bool = True
+    """Predict the tokens of an EMA of the encoder. Without, the encoder predicts its own and both sides are
+    trained: only a regularizer then keeps it from collapsing."""
     momentum: float = 0.996
     """EMA momentum of the target encoder at the first step."""
     final_momentum: float = 1.0
     """EMA momentum at the last step, reached linearly."""
     regularizer: CollapseRegularizer | None = None
-    """Collapse regularizer on the pooled context tokens; None trains plain I-JEPA."""
+    """Collapse regularizer on the encoder's tokens, pooled or not; None trains plain I-JEPA."""
     regularizer_weight: float = 1.0
     """Its weight beside the prediction energy."""
-    regularizer_pool: str = "mean"
-    """How tokens are pooled for it: mean or mean_max."""
+    regularizer_pool: str | None = "mean"
+    """How tokens are pooled for it: mean or mean_max. None leaves the tokens to it as one view [b, n, d]."""
     projector_dim: int | None = None
     """Width of the projector between pooling and regularizer, hidden layers and output. Default: no projector."""
     projector_layers: int = 2
@@ -115,33 +119,42 @@ class IJEPARecipe(Recipe):
             seed=self.seed,
         )
 
+    def build_regularizer_pool(self) -> MeanPool | MeanMaxPool | None:
+        """How tokens are pooled for the regularizer, if they are."""
+        return None if self.regularizer_pool is None else pool_by_name(self.regularizer_pool)
+
     def build_projector(self) -> Projector | None:
         """What stands between pooling and regularizer, if anything."""
         if self.projector_dim is None:
             return None
-        pooled_dim = pool_by_name(self.regularizer_pool).out_dim(self.embed_dim)
+        pool = self.build_regularizer_pool()
         return Projector(
-            pooled_dim,
+            self.embed_dim if pool is None else pool.out_dim(self.embed_dim),
             self.projector_dim,
             self.projector_dim,
             num_layers=self.projector_layers,
             seed=self.seed,
         )
 
-    def build_learner(self, num_channels: int, total_steps: int) -> nn.Module:
-        """I-JEPA with this recipe's parts."""
+    def build_ema(self, total_steps: int) -> EMA:
+        """What moves the target encoder."""
         momentum = LinearMomentumSchedule(
             base_momentum=self.momentum, final_momentum=self.final_momentum, total_steps=total_steps
         )
+        return EMA(self.momentum, momentum)
+
+    def build_learner(self, num_channels: int, total_steps: int) -> nn.Module:
+        """I-JEPA with this recipe's parts."""
         return IJEPA(
             self.build_encoder(num_channels),
             self.build_predictor(),
             mask=self.mask,
             energy=self.energy,
-            ema=EMA(self.momentum, momentum),
-            regularizer=self.regularizer,
+            ema=self.build_ema(total_steps) if self.ema else None,
+            # A copy: a regularizer may hold state, and the recipe builds more than one learner.
+            regularizer=copy.deepcopy(self.regularizer),
             regularizer_weight=self.regularizer_weight,
-            regularizer_pool=pool_by_name(self.regularizer_pool),
+            regularizer_pool=self.build_regularizer_pool(),
             projector=self.build_projector(),
             target_norm=self.target_norm,
             num_mask_draws=self.num_mask_draws,
