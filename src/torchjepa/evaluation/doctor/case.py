@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -39,9 +40,15 @@ class Case:
 
     @property
     def samples_needed(self) -> int:
-        """How many samples a verdict on the rank needs: four for each dimension, or `min_samples`."""
-        dim = self.figures.get("encoder/dim", float("inf"))
-        return int(min(self.thresholds.min_samples, 4 * dim))
+        """How many samples a verdict on the rank needs: a quarter of the dimensions, 32 to 256 of them.
+
+        So that a healthy spectrum can show itself; four for each dimension do where those are fewer.
+        """
+        limits, dim = self.thresholds, self["encoder/dim"]
+        if not dim > 0:
+            return limits.min_samples
+        wanted = min(max(limits.min_samples, math.ceil(dim / 4)), limits.max_samples)
+        return int(min(wanted, 4 * dim))
 
     @property
     def too_few(self) -> bool:

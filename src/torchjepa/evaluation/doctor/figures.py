@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -11,6 +12,7 @@ from torchjepa.evaluation import spectrum
 from torchjepa.evaluation.spectrum.matrix import even_rows
 
 MAX_SAMPLES = 2048
+_MIN_LAYERS = 8  # samples below which shares of variance are noise
 
 Figures = dict[str, float]
 
@@ -55,16 +57,21 @@ def _matrix(x: Tensor, full: bool) -> Figures:
     if n < 2:
         return figures
     values = spectrum.covariance_spectrum(x)
-    total = values.sum().item()
+    total, length = values.sum().item(), x.square().sum(dim=1).mean().item()
+    shares = values / total if total > 0 else values
     rank = spectrum.rank_of_spectrum(values)
+    holding = float((shares.cumsum(0) < 0.95).sum()) + 1 if total > 0 else 0.0
     figures |= {
         "std": spectrum.feature_std(x),
         "norm": x.norm(dim=1).mean().item(),
+        "relative_std": math.sqrt(total / length) if length > 0 else 0.0,
         "normalized_std": spectrum.normalized_std(x),
         "mean_cosine": spectrum.mean_cosine(x),
         "effective_rank": rank,
         "rank_share": rank / figures["attainable_rank"],
-        "top_share": values[0].item() / total if total > 0 else 0.0,
+        "rank_95": holding,
+        "rank_95_share": holding / figures["attainable_rank"],
+        "top_share": shares[0].item(),
         "dead_share": spectrum.dead_dimensions(x) / d,
     }
     return figures | _costly(x, values) if full else figures
@@ -86,28 +93,34 @@ def _costly(x: Tensor, values: Tensor) -> Figures:
 def _layers(x: Tensor) -> Figures:
     """Where the variance of `[b, k, d]` lies: between samples, between places, or in what both make together.
 
-    x_ik = m + sample_i + place_k + rest_ik (two-way analysis of variance), shares of the sum of squares.
+    x_ik = m + sample_i + place_k + rest_ik, the components of a two-way analysis of variance without repeats
+    (Searle et al. 1992), each unbiased and not below 0, as shares of their sum.
     """
-    sample = x.mean(dim=1, keepdim=True)
-    place = x.mean(dim=0, keepdim=True)
+    b, k, d = x.shape
+    figures = {"dim": float(d), "length": float(k)}
+    if b < _MIN_LAYERS or k < 2:
+        return figures
+    sample, place = x.mean(dim=1, keepdim=True), x.mean(dim=0, keepdim=True)
     mean = sample.mean(dim=0, keepdim=True)
+    rest = (x - sample - place + mean).square().mean().item() * b * k / ((b - 1) * (k - 1))
     parts = {
-        "sample_share": (sample - mean).square().mean().item(),
-        "place_share": (place - mean).square().mean().item(),
-        "mixed_share": (x - sample - place + mean).square().mean().item(),
+        "sample_share": max(0.0, (sample - mean).square().mean().item() * b / (b - 1) - rest / k),
+        "place_share": max(0.0, (place - mean).square().mean().item() * k / (k - 1) - rest / b),
+        "rest_share": rest,
     }
     total = sum(parts.values())
     shares = {name: part / total if total > 0 else 0.0 for name, part in parts.items()}
-    content = shares["sample_share"] + shares["mixed_share"]
-    flat = even_rows(x.flatten(0, 1), MAX_SAMPLES)
-    return shares | {
-        "dim": float(x.shape[2]),
-        "length": float(x.shape[1]),
-        "content_share": content,
-        "within_share": shares["mixed_share"] / content if content > 0 else 0.0,
-        "std": spectrum.feature_std(flat) if len(flat) > 1 else 0.0,
-        "normalized_std": spectrum.normalized_std(flat) if len(flat) > 1 else 0.0,
-    }
+    content = shares["sample_share"] + shares["rest_share"]
+    length = x.square().mean().item()
+    return (
+        figures
+        | shares
+        | {
+            "content_share": content,
+            "within_share": shares["rest_share"] / content if content > 0 else 0.0,
+            "relative_std": math.sqrt(total / length) if length > 0 else 0.0,
+        }
+    )
 
 
 def _predictor(features: Mapping[str, Tensor]) -> Figures:
@@ -117,9 +130,10 @@ def _predictor(features: Mapping[str, Tensor]) -> Figures:
         return {}
     figures = {"predictor/relative_error": spectrum.relative_error(prediction, target)}
     if context is not None and context.shape == target.shape:
-        spread = (target - target.mean(dim=0)).square().sum()
+        moved = (target - context).square().sum()
         figures["predictor/copy_error"] = spectrum.relative_error(context, target)
-        figures["predictor/copy_distance"] = ((prediction - context).square().sum() / spread).item()
+        figures["predictor/motion"] = ((prediction - context).square().sum() / moved).item()
+        figures["predictor/error_against_copy"] = ((prediction - target).square().sum() / moved).item()
     return figures
 
 

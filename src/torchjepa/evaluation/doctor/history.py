@@ -14,7 +14,7 @@ def measure_history(rows: Rows) -> dict[str, float]:
 
     `steps` updates made, `lr_rising` 1 in the warm-up; `std_ratio` and `rank_ratio`, now against the highest;
     `loss_ratio`, now against the lowest; `std_change`, `rank_change`, over the last quarter;
-    `target_std_ratio`, now against the end of the first quarter; `relative_error`, now. "Now" is the median
+    `target_std_ratio`, now against the middle of the run; `relative_error`, now. "Now" is the median
     of the last three rows.
 
     Args:
@@ -35,7 +35,7 @@ def measure_history(rows: Rows) -> dict[str, float]:
         figures["loss_ratio"] = _ratio(_now(values), min(values))
     for name in ("health/target_std", "health/std"):
         if values := _series(rows, name):
-            figures.setdefault("target_std_ratio", _ratio(_now(values), values[len(values) // 4]))
+            figures.setdefault("target_std_ratio", _ratio(_now(values), values[len(values) // 2]))
     if values := _series(rows, "health/relative_error"):
         figures["relative_error"] = _now(values)
     return {f"history/{name}": value for name, value in figures.items()}

@@ -10,37 +10,44 @@ class Thresholds:
     """The lines between healthy and not; a figure's range in healthy and broken runs stands beside each.
 
     Args:
-        normalized_std: below it all samples point the same way (complete collapse).
+        relative_std: complete collapse below this spread over length, sqrt(trace of covariance / mean |x|^2).
+        projector_std: the same of the projector's output, which regularizers centre (and BYOL's spreads).
         std_drop: complete collapse when the spread fell to this share of its highest in the history.
-        rank_share: below this share of the attainable rank the spectrum is degenerate (dimensional collapse).
-        min_rank: dimensional collapse below this rank whatever is attainable, in more than twice as many
-            dimensions.
-        dead_share: share of dead dimensions above which it is dimensional.
-        content_share: below it tokens tell where they are and nothing of the sample (complete collapse).
-        token_share: below this share of variance within a sample all its tokens are alike (token collapse).
-        time_share: the same over time (temporal collapse).
-        relative_error: at or above it a predictor does no better than the mean target.
-        copy_error: a prediction this near to the context, relative to the target's variance, is a copy.
-        scale_ratio: target drift when target and online encoder differ in scale by more than this factor.
-        target_growth: target drift when the target's spread changed by this factor over the later history
-            while the loss rose.
-        min_samples: fewer are too few, unless there are four for each dimension.
+        content_share: complete collapse when less of the tokens' variance than this tells of the sample, the
+            rest of the position.
+        rank_share: dimensional collapse when the effective rank is below this share of the attainable one.
+        rank_95_share: the same when so few directions hold 95 % of the variance.
+        min_rank: what a rank must reach at least, in more than twice as many attainable directions.
+        projector_dim: a projector of fewer dimensions (and of fewer than a quarter of the encoder's) is too narrow.
+        dead_share: dimensional collapse when more dimensions than this share are dead.
+        token_share: token collapse below this share of variance within a sample.
+        time_share: temporal collapse below this share of variance within a clip.
+        motion: the predictor copies when it moves away from the context by less than this share of the
+            target's own squared distance from it.
+        relative_error: the predictor adds nothing above this error relative to the mean target's.
+        scale_ratio: target drift when target and online tokens differ in scale by more than this factor.
+        target_change: target drift when the targets' spread grew or shrank by this factor since the middle of
+            the run.
+        min_samples: fewer samples are too few, unless there are four for each dimension.
+        max_samples: so many suffice however many dimensions there are.
         warm_up_steps: a history of fewer steps is still warming up.
-        settling: spread or rank that changed by more than this share over the last quarter is still moving.
     """
 
-    normalized_std: float = 0.05
+    relative_std: float = 0.05
+    projector_std: float = 0.4
     std_drop: float = 0.02
-    rank_share: float = 0.08
-    min_rank: float = 2.0
-    dead_share: float = 0.5
     content_share: float = 0.01
-    token_share: float = 0.02
-    time_share: float = 0.01
-    relative_error: float = 0.97
-    copy_error: float = 0.05
+    rank_share: float = 0.08
+    rank_95_share: float = 0.05
+    min_rank: float = 2.0
+    projector_dim: int = 8
+    dead_share: float = 0.5
+    token_share: float = 0.05
+    time_share: float = 0.05
+    motion: float = 0.1
+    relative_error: float = 0.99
     scale_ratio: float = 5.0
-    target_growth: float = 5.0
+    target_change: float = 2.5
     min_samples: int = 32
+    max_samples: int = 256
     warm_up_steps: int = 50
-    settling: float = 0.5

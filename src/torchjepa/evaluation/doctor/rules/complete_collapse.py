@@ -25,8 +25,8 @@ def find(case: Case) -> Finding | None:
     limits = case.thresholds
     evidence = ()
     if not case.warming_up:
-        for name in ("encoder", "projector"):
-            evidence += case.below(f"{name}/normalized_std", limits.normalized_std)
+        evidence += case.below("encoder/relative_std", limits.relative_std)
+        evidence += case.below("projector/relative_std", limits.projector_std)
         for name in ("tokens", "target_tokens"):
             evidence += case.below(f"{name}/content_share", limits.content_share)
         evidence += case.below("history/std_ratio", limits.std_drop)
@@ -34,12 +34,11 @@ def find(case: Case) -> Finding | None:
         evidence = (case.evidence("encoder/std", "above 0"),)
     if not evidence:
         return None
-    evidence += (case.evidence("encoder/mean_cosine", "below 0.99"),)
     return Finding(
         Verdict.COMPLETE_COLLAPSE,
         "the encoder gives nearly the same features whatever it sees. A high rank of the centred features does "
         "not speak against it: what is left of them is noise.",
-        evidence,
+        evidence + case.above("encoder/mean_cosine", 0.99),
         _ADVICE,
     )
 

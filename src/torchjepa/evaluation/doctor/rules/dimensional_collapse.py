@@ -16,23 +16,29 @@ _ADVICE = (
 
 
 def find(case: Case) -> Finding | None:
-    """A rank that is small against the attainable one, or most dimensions dead."""
+    """A rank that is small against the attainable one, most dimensions dead, or a projector too narrow."""
     if case.too_few or case.warming_up:
         return None
-    evidence = _low_rank(case) + case.above("encoder/dead_share", case.thresholds.dead_share)
+    limits = case.thresholds
+    evidence = _low_rank(case, "encoder") + _low_rank(case, "projector")
+    evidence += case.above("encoder/dead_share", limits.dead_share)
+    evidence += case.below("projector/dim", min(limits.projector_dim, case["encoder/dim"] / 4))
     if not evidence:
         return None
     return Finding(
         Verdict.DIMENSIONAL_COLLAPSE,
-        "the features vary along a few directions only; the other dimensions repeat them or are dead.",
-        (*evidence, case.evidence("encoder/top_share", "below 0.5")),
+        "the features vary along a few directions only; the other dimensions repeat them or are dead. Where "
+        "only the projector's do so, the encoder is kept from it by nothing in the loss.",
+        evidence + case.above("encoder/top_share", 0.5),
         _ADVICE,
     )
 
 
-def _low_rank(case: Case) -> tuple[Evidence, ...]:
-    limits = case.thresholds
-    least = max(limits.min_rank, limits.rank_share * case["encoder/attainable_rank"])
-    if case["encoder/attainable_rank"] <= 2 * limits.min_rank:
+def _low_rank(case: Case, name: str) -> tuple[Evidence, ...]:
+    limits, attainable = case.thresholds, case[f"{name}/attainable_rank"]
+    if attainable <= 2 * limits.min_rank:
         return ()
-    return case.below("encoder/effective_rank", least)
+    return (
+        *case.below(f"{name}/effective_rank", max(limits.min_rank, limits.rank_share * attainable)),
+        *case.below(f"{name}/rank_95", max(limits.min_rank, limits.rank_95_share * attainable)),
+    )

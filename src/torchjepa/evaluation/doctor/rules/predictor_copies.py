@@ -30,14 +30,8 @@ def find(case: Case) -> Finding | None:
 
 
 def _copied(case: Case) -> tuple[Evidence, ...]:
-    near = case["predictor/copy_distance"] < case.thresholds.copy_error
-    if not near:
-        return ()
-    return (
-        case.evidence("predictor/copy_distance", f"at least {case.thresholds.copy_error:g}"),
-        case.evidence("predictor/relative_error", "well below that of copying"),
-        case.evidence("predictor/copy_error", "well above that of the prediction"),
-    )
+    moves = case.below("predictor/motion", case.thresholds.motion)
+    return moves and (*moves, case.evidence("predictor/error_against_copy", "well below 1"))
 
 
 def _mean(case: Case) -> tuple[Evidence, ...]:

@@ -14,10 +14,10 @@ _ADVICE = (
 
 
 def find(case: Case) -> Finding | None:
-    """Scales that differ, or a target that grows or shrinks while the loss rises."""
+    """Scales that differ, or a spread that changes by a multiple late in the run."""
     if case.warming_up:
         return None
-    evidence = _apart(case) + _growing(case)
+    evidence = _apart(case) + _moving(case)
     if not evidence:
         return None
     return Finding(
@@ -35,7 +35,7 @@ def _apart(case: Case) -> tuple[Evidence, ...]:
     return case.above("target/scale_ratio", most) + case.below("target/scale_ratio", 1 / most)
 
 
-def _growing(case: Case) -> tuple[Evidence, ...]:
-    grown = case.above("history/target_std_ratio", case.thresholds.target_growth)
-    risen = case.above("history/loss_ratio", 2.0)
-    return grown + risen if grown and risen else ()
+def _moving(case: Case) -> tuple[Evidence, ...]:
+    most = case.thresholds.target_change
+    changed = case.above("history/target_std_ratio", most) + case.below("history/target_std_ratio", 1 / most)
+    return changed and changed + case.above("history/loss_ratio", 2.0)
