@@ -94,7 +94,8 @@ def test_relative_error_is_one_for_the_mean_target():
 def test_health_has_the_agreed_figures():
     features = {"encoder": randn(50, 8), "prediction": randn(90, 8, seed=1), "target": randn(90, 8, seed=2)}
     figures = measure_health(features)
-    assert list(figures) == ["std", "effective_rank", "max_rank", "mean_cosine", "relative_error"]
+    spread = ["std", "effective_rank", "max_rank", "mean_cosine", "normalized_std", "top_share"]
+    assert list(figures) == [*spread, "relative_error", "target_std"]
     assert figures["std"] == pytest.approx(feature_std(features["encoder"]))
     assert figures["effective_rank"] == pytest.approx(effective_rank(features["encoder"]))
     assert figures["max_rank"] == 8
@@ -118,7 +119,7 @@ def test_health_measures_at_most_1024_rows_evenly_spaced_and_paired():
 def test_what_is_not_finite_gives_nan_and_no_crash(value):
     x = randn(20, 6)
     x[3, 2] = value
-    figures = measure_health({"encoder": x, "prediction": x, "target": randn(20, 6)})
+    figures = measure_health({"encoder": x, "prediction": x, "target": x})
     assert figures.pop("max_rank") == 6
     assert not any(math.isfinite(figure) for figure in figures.values())
     assert covariance_spectrum(x).isnan().all()

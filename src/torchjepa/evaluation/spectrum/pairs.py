@@ -10,6 +10,7 @@ from torch import Tensor
 from torchjepa.evaluation.spectrum.matrix import even_rows, finite, matrix
 
 _MAX_SAMPLES = 4096
+_BLOCK = 512
 
 
 def relative_error(prediction: Tensor, target: Tensor) -> float:
@@ -73,14 +74,17 @@ def uniformity(z: Tensor, t: float = 2) -> float:
     """
     u = even_rows(_directions(z, "uniformity"), _MAX_SAMPLES)
     n = len(u)
-    # Over ordered pairs; each sample with itself gives 1.
-    total = sum(float((-t * _square_distances(block, u)).exp().sum()) for block in u.split(512)) - n
-    return math.log(max(total / (n * (n - 1)), math.exp(-4 * t)))
+    logs = torch.stack([_log_kernel(u, start, t) for start in range(0, n, _BLOCK)])
+    return logs.logsumexp(dim=0).item() - math.log(n * (n - 1))
 
 
-def _square_distances(a: Tensor, b: Tensor) -> Tensor:
-    lengths = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1)
-    return (lengths - 2 * a @ b.T).clamp_min(0.0)
+def _log_kernel(u: Tensor, start: int, t: float) -> Tensor:
+    """Log of sum exp(-t |u_i - u_j|^2) over a block of rows i and every other j."""
+    block = u[start : start + _BLOCK]
+    lengths = u.square().sum(dim=1)  # 1, and 0 of a zero vector
+    square = (lengths[start : start + _BLOCK, None] + lengths - 2 * block @ u.T).clamp_min(0.0)
+    square[torch.arange(len(block)), torch.arange(start, start + len(block))] = math.inf
+    return (-t * square).flatten().logsumexp(dim=0)
 
 
 def _directions(z: Tensor, name: str) -> Tensor:

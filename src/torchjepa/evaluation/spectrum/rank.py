@@ -81,7 +81,7 @@ def rankme(features: Tensor, eps: float = 1e-7) -> float:
     Raises:
         ValueError: the shape is not `[n, d]` with n at least 2, an integer dtype, or a value is not finite.
     """
-    x = finite(matrix(features, "rankme"), "rankme")
+    x = matrix(finite(features, "rankme"), "rankme")
     gram = x @ x.T if x.shape[0] < x.shape[1] else x.T @ x
     sigma = torch.linalg.eigvalsh(gram).clamp_min(0.0).sqrt()
     total = sigma.sum()
