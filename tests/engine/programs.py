@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from tests.engine import tiny
+from tests.engine import joined, tiny
 from torchjepa.engine import KeyedSampler, MetricsFile, RunFolder, TensorBoard, train
 from torchjepa.types import Batch
 
@@ -48,6 +48,21 @@ def run(
     rank = 0 if result.is_main else 1
     torch.save(model.state_dict(), f"{folder}-rank{rank}.pt")
     Path(f"{folder}-rank{rank}.json").write_text(json.dumps(asdict(result)))
+
+
+def run_joined(folder: str, *, kind: str, dtype: str, settings: dict[str, Any]) -> None:
+    """Train a learner that couples samples; every rank leaves its weights beside the run."""
+    torch.set_num_threads(1)
+    model = joined.build(kind, dtype)
+    result = train(
+        model,
+        joined.Pictures(dtype),
+        num_samples=joined.NUM_SAMPLES,
+        settings=tiny.settings(**settings),
+        folder=RunFolder.create(folder, {}),
+        hooks=[MetricsFile()],
+    )
+    torch.save(model.state_dict(), f"{folder}-rank{0 if result.is_main else 1}.pt")
 
 
 def count_left(folder: str, **arguments: Any) -> None:

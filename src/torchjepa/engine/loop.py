@@ -21,7 +21,7 @@ from torchjepa.engine.settings import TrainSettings
 from torchjepa.engine.signals import StopSignals
 from torchjepa.engine.step import Stepper, Update
 from torchjepa.engine.watch import DivergedError, Stopwatch, Vote, all_finite
-from torchjepa.types import Batch, Learner
+from torchjepa.types import Batch, Learner, NonFiniteError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -41,8 +41,9 @@ def train(
 ) -> TrainResult:
     """Train a learner, from the start or from its newest whole checkpoint.
 
-    For every step s: g = grad of the mean over micro-batches of `learner.loss(batch, s).total`; AdamW with
-    `learning_rate(s)` and `weight_decay(s)`; `learner.after_step(s)`. The learner is trained in place.
+    For every step s: g = grad of the mean over micro-batches of `learner.loss(batch, s).total`, of a
+    `types.SplitLearner` that of the whole batch; AdamW with `learning_rate(s)` and `weight_decay(s)`;
+    `learner.after_step(s)`. The learner is trained in place.
     SIGINT and SIGTERM end the run after the step at hand, with a checkpoint; a second SIGINT interrupts at
     once. torch's global generator is seeded for every micro-batch, from the run's seed and the step.
 
@@ -64,7 +65,8 @@ def train(
         ValueError: the folder holds checkpoints and `resume` was not asked for, or holds no run and it was;
             the settings or the learner are not those of the run; no checkpoint is whole; the batch does
             not split evenly; the device cannot do the precision.
-        DivergedError: the loss is NaN or infinite; the last good checkpoint stays.
+        DivergedError: the loss is NaN or infinite, or a regularizer says so of what it was given; the last good
+            checkpoint stays.
     """
     if not isinstance(learner, nn.Module) or not isinstance(learner, Learner):
         raise ValueError(
@@ -202,7 +204,10 @@ class _Training:
 
     def _step(self, stream: Iterator[Batch], step: int, signals: StopSignals) -> str | None:
         """One update and what follows it; why to stop, `None` to go on."""
-        update = self._stepper.update(stream, step)
+        try:
+            update = self._stepper.update(stream, step)
+        except NonFiniteError as error:  # from global statistics, hence on every rank
+            raise self._diverged(step, str(error).rstrip(".")) from error
         run = self._run
         run.step = step + 1
         stopped = self._why_to_stop(signals)

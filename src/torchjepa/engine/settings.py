@@ -26,8 +26,10 @@ class TrainSettings:
         weight_decay: the decoupled weight decay of a step, a pure function; biases and other tensors of at
             most one dimension get none (I-JEPA, official code).
         seed: seed of everything drawn in the run.
-        accumulate: micro-batches of one update; they need their memory one after the other. A loss that
-            couples the samples of a batch (VICReg, batch norm) sees one micro-batch at a time.
+        accumulate: micro-batches of one update; their activations need memory one after the other. A learner
+            that splits its loss (`types.SplitLearner`) gets the gradient of the whole batch for
+            `accumulate - 1` more forward passes, one micro-batch each, and the inputs of all micro-batches in
+            memory; batch norms before the split (in an encoder) still see one micro-batch at a time.
         betas: AdamW's decay rates of the first and second moment (torch's defaults, as official I-JEPA).
         eps: AdamW's term in the denominator.
         clip_grad: the gradient's norm over all parameters is cut down to this; `None` leaves it as it is
