@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchjepa.collapse import Samples
-from torchjepa.collapse.moments import correlations, second_moments
+from torchjepa.collapse.moments import _gram, correlation, spread
 
 
 def cube(seed: int, g: int, n: int, d: int) -> Tensor:
@@ -43,54 +43,61 @@ def standard(z: Tensor, divisor: float, eps: float) -> Tensor:
 
 
 @given(**SHAPES)
-def test_second_moments_equal_loops(g: int, n: int, d: int, seed: int) -> None:
-    z = 3.0 + cube(seed, g, n, d)
-    squares, energy = second_moments(z, alone(z))
-    for group in range(g):
-        x = (z[group] - z[group].mean(0)).numpy()
-        diagonal, off = loops(x, x)
-        np.testing.assert_allclose(squares[group], diagonal, rtol=1e-9)
-        assert energy[group].item() == pytest.approx(off, rel=1e-9, abs=1e-9)
+def test_spread_equals_loops(g: int, n: int, d: int, seed: int) -> None:
+    views = 3.0 + cube(seed, g, n, d), 0.3 * cube(seed + 1, g, n, d)
+    hinges, covariances = (values.view(2, g) for values in spread(alone(*views), 0.8, 1e-3))
+    for view, z in enumerate(views):
+        for group in range(g):
+            diagonal, off = loops(*2 * [((z[group] - z[group].mean(0)) / (n - 1) ** 0.5).numpy()])
+            hinge = sum(max(0.0, 0.8 - (each + 1e-3) ** 0.5) for each in diagonal) / d
+            assert hinges[view, group].item() == pytest.approx(hinge, rel=1e-9, abs=1e-12)
+            assert covariances[view, group].item() == pytest.approx(off / d, rel=1e-9, abs=1e-9)
 
 
 @given(**SHAPES)
-def test_correlations_equal_loops(g: int, n: int, d: int, seed: int) -> None:
+def test_correlation_equals_loops(g: int, n: int, d: int, seed: int) -> None:
     a, b = 3.0 + cube(seed, g, n, d), cube(seed + 1, g, n, d) - 1.0
-    on, energy = correlations(a, b, alone(a, b), n - 0.5, 1e-2)
+    on, off = correlation(alone(a, b), n - 0.5, 1e-2)
     for group in range(g):
         units = [standard(z, n - 0.5, 1e-2)[group].numpy() / n**0.5 for z in (a, b)]
-        diagonal, off = loops(*units)
-        np.testing.assert_allclose(on[group], diagonal, rtol=1e-9, atol=1e-9)
-        assert energy[group].item() == pytest.approx(off, rel=1e-9, abs=1e-9)
+        diagonal, energy = loops(*units)
+        assert on[group].item() == pytest.approx(sum((1 - each) ** 2 for each in diagonal), rel=1e-9)
+        assert off[group].item() == pytest.approx(energy, rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize(("n", "d"), [(4, 11), (9, 3), (3, 2), (2, 1)])
 def test_gradients_are_the_derivatives_on_both_sides(n: int, d: int) -> None:
     a, b = 1.0 + cube(0, 2, n, d).requires_grad_(), cube(1, 2, n, d).requires_grad_()
-    samples = alone(a, b)
-    assert torch.autograd.gradcheck(lambda z: second_moments(z, samples), (a,))
-    assert torch.autograd.gradcheck(lambda x, y: correlations(x, y, samples, n - 0.5, 1e-2), (a, b))
+    assert torch.autograd.gradcheck(lambda x, y: spread(alone(x, y), 1.5, 1e-3), (a, b))
+    assert torch.autograd.gradcheck(lambda x, y: correlation(alone(x, y), n - 0.5, 1e-2), (a, b))
 
 
 def test_dominant_dimensions_do_not_drown_the_others_in_float32() -> None:
     z = cube(0, 1, 64, 256)
     z[..., :4] *= 1e3
-    exact = second_moments(z, alone(z))[1].item()
+    exact = spread(alone(z), 1.0, 1e-4)[1].item()
     leaf = z.float().requires_grad_()
-    energy = second_moments(leaf, alone(leaf))[1]
+    energy = spread(alone(leaf), 1.0, 1e-4)[1]
     assert energy.item() == pytest.approx(exact, rel=1e-5)
     (grad,) = torch.autograd.grad(energy, leaf)
     wide = z.clone().requires_grad_()
-    (exact_grad,) = torch.autograd.grad(second_moments(wide, alone(wide))[1], wide)
+    (exact_grad,) = torch.autograd.grad(spread(alone(wide), 1.0, 1e-4)[1], wide)
     assert (grad - exact_grad).norm() < 1e-5 * exact_grad.norm()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_symmetric_product_in_blocks_is_the_product(transposed: bool) -> None:
+    x = cube(0, 2, 515, 7)
+    wide = x.mT.contiguous().mT if transposed else x
+    torch.testing.assert_close(_gram(wide), x @ x.mT)
 
 
 def test_nothing_of_size_d_by_d_is_made_where_samples_are_fewer() -> None:
     a, b = (cube(seed, 1, 8, 600).requires_grad_() for seed in (0, 1))
     with _Largest() as largest:
-        energies = second_moments(a, alone(a))[1] + correlations(a, b, alone(a, b), 7, 1e-5)[1]
+        energies = spread(alone(a), 1.0, 1e-4)[1] + correlation(alone(a, b), 7, 1e-5)[1]
         energies.sum().backward()
-    assert largest.numel == 8 * 600
+    assert largest.numel == 2 * 8 * 600
 
 
 class _Largest(TorchDispatchMode):

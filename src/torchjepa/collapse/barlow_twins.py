@@ -74,8 +74,5 @@ class BarlowTwins(AbstractCollapseRegularizer):
             samples: two views, checked and grouped.
         """
         divisor = samples.count - 1 if self.unbiased else samples.count
-        on, energy = moments.correlations(*samples.views, samples, divisor, self.eps)
-        return BarlowTwinsLoss(
-            on_diagonal=samples.mean_over_groups((1.0 - on).square().sum(1)),
-            off_diagonal=self.lambda_bt * samples.mean_over_groups(energy),
-        )
+        on, off = map(samples.mean_over_groups, moments.correlation(samples, divisor, self.eps))
+        return BarlowTwinsLoss(on_diagonal=on, off_diagonal=self.lambda_bt * off)

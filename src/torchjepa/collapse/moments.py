@@ -11,6 +11,7 @@ the samples (*rows*) or of the dimensions (*columns*).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,60 +25,79 @@ from torchjepa.collapse.samples import Samples
 # Dimensions that the rows side treats one by one. Their squared variance would otherwise be subtracted from a sum
 # of which it is almost all, and float32 would lose what the other dimensions contribute.
 _NUM_APART = 4
+# Entries of a block that stays in the cache.
+_BLOCK = 1 << 16
+# Side from which a symmetric product is done in blocks.
+_SYMMETRIC = 512
 
 
-def second_moments(
-    z: Float[Tensor, "g n d"], samples: Samples
-) -> tuple[Float[Tensor, "g d"], Float[Tensor, " g"]]:
-    """Of the rows less their mean, x: s_j = sum_i x_ij^2, and the energy sum_{j != k} (sum_i x_ij x_ik)^2.
+def spread(samples: Samples, gamma: float, eps: float) -> tuple[Float[Tensor, " v_g"], Float[Tensor, " v_g"]]:
+    """Of every view: v = mean_d relu(gamma - sqrt(var_d + eps)) and c = sum_{j != k} Cov_jk^2 / d.
 
-    n^2 d or n d^2 multiplications forward, whichever is fewer, and as many backward. Over several processes the
-    d x d sums or the rows travel, whichever are fewer bytes.
+    var and Cov are divided by n - 1. n^2 d or n d^2 multiplications a view forward, whichever is fewer, and as many
+    backward. Over several processes the d x d sums or the rows travel, whichever are fewer bytes.
 
     Args:
-        z: this process's rows, `[g, n_local, d]`.
-        samples: says who holds the other rows.
+        samples: v views of g groups.
+        gamma: the standard deviation that the hinge asks for.
+        eps: added to the variance.
 
     Returns:
-        s `[g, d]` and the energies `[g]`, both global.
+        v and c of every group, `[v * g]`, global, view after view.
     """
-    return _SecondMoments.apply(z, samples)  # type: ignore[no-any-return]
+    function = _SpreadByRows if _rows_are_cheaper(samples, views=1) else _SpreadByColumns
+    return function.apply(*samples.views, samples, gamma, eps)  # type: ignore[no-any-return]
 
 
-def correlations(
-    z_a: Float[Tensor, "g n d"], z_b: Float[Tensor, "g n d"], samples: Samples, divisor: float, eps: float
-) -> tuple[Float[Tensor, "g d"], Float[Tensor, " g"]]:
-    """The diagonal of C = A^T B / n and its off-diagonal energy sum_{j != k} C_jk^2, A and B standardised.
+def correlation(
+    samples: Samples, divisor: float, eps: float
+) -> tuple[Float[Tensor, " g"], Float[Tensor, " g"]]:
+    """sum_j (1 - C_jj)^2 and sum_{j != k} C_jk^2 of C = A^T B / n, A and B the standardised views.
 
     A = (z_a - mean) / sqrt(sum_i (z_a - mean)^2 / divisor + eps), B likewise. 2 n^2 d multiplications forward and
     as many backward, or n d^2 forward and twice that backward, whichever are fewer.
 
     Args:
-        z_a: this process's rows of one view, `[g, n_local, d]`.
-        z_b: this process's rows of the other.
-        samples: says who holds the other rows.
+        samples: two views of g groups.
         divisor: of the variances.
         eps: added to the variances.
 
     Returns:
-        The diagonal `[g, d]` and the energies `[g]`, both global.
+        Both sums of every group, `[g]`, global.
     """
-    rows = _rows_are_cheaper(samples, z_a.shape[2], views=2)
-    function = _CorrelationsByRows if rows else _CorrelationsByColumns
-    return function.apply(z_a, z_b, samples, divisor, eps)  # type: ignore[no-any-return]
+    function = _CorrelationByRows if _rows_are_cheaper(samples, views=2) else _CorrelationByColumns
+    return function.apply(*samples.views, samples, divisor, eps)  # type: ignore[no-any-return]
 
 
-def _rows_are_cheaper(samples: Samples, d: int, views: int) -> bool:
-    n = samples.count
+def _rows_are_cheaper(samples: Samples, views: int) -> bool:
+    n, d = samples.count, samples.views[0].shape[2]
     # Alone: products, (2 views) of n^2 d against (views + 1) of n d^2. Otherwise bytes: rows of each view or sums.
     return n * views < d if samples.across else n * 2 * views < d * (views + 1)
 
 
-def _centered(samples: Samples, *views: Tensor) -> list[Tensor]:
-    # The subtraction comes before any square, or float32 loses the variance of data far from zero. No gradient
-    # goes back through the mean: those below are combinations of centred rows, whose mean is zero already.
-    sums = _total(samples, *(z.sum(1, keepdim=True) for z in views))
-    return [z - total / samples.count for z, total in zip(views, sums)]
+def _centered(samples: Samples, views: Sequence[Tensor]) -> Float[Tensor, "v_g n d"]:
+    """The views below each other, each less its mean.
+
+    The subtraction comes before any square, or float32 loses the variance of data far from zero. No gradient goes
+    back through the mean: those below are combinations of centred rows, whose mean is zero already.
+    """
+    stacked = torch.cat(views)
+    (sums,) = _total(samples, stacked.sum(1, keepdim=True))
+    return stacked.sub_(sums.div_(samples.count))
+
+
+def _gram(x: Float[Tensor, "g n d"]) -> Float[Tensor, "g n n"]:
+    """x x^T; above some size in blocks, so that a symmetric product costs little more than half."""
+    n = x.shape[1]
+    if n < _SYMMETRIC or x.device.type != "cpu":
+        return torch.bmm(x, x.mT)
+    gram = x.new_empty(x.shape[0], n, n)
+    step = -(-n // 4)
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        gram[:, start:, start:stop] = x[:, start:] @ x[:, start:stop].mT
+        gram[:, start:stop, stop:] = gram[:, stop:, start:stop].mT
+    return gram
 
 
 def _gathered(z: Tensor, samples: Samples) -> Tensor:
@@ -100,128 +120,168 @@ def _total(samples: Samples, *parts: Tensor) -> list[Tensor]:
     return [piece.view_as(part) for piece, part in zip(flat.split([p.numel() for p in parts]), parts)]
 
 
-def _square_sums(x: Float[Tensor, "g n d"]) -> Float[Tensor, "g 1 d"]:
-    return torch.linalg.vector_norm(x, dim=1, keepdim=True).square()
+def _dots(x: Float[Tensor, "g n d"], y: Float[Tensor, "g n d"]) -> Float[Tensor, "g 1 d"]:
+    # In blocks that stay in the cache: a new tensor of the size of x costs more than the sum.
+    rows = max(1, _BLOCK // (x.shape[0] * x.shape[2]))
+    if x.shape[1] <= rows:
+        return (x * y).sum(1, keepdim=True)
+    sums = [(u * v).sum(1, keepdim=True) for u, v in zip(x.split(rows, dim=1), y.split(rows, dim=1))]
+    return torch.cat(sums, dim=1).sum(1, keepdim=True)
 
 
 def _dot(x: Tensor, y: Tensor) -> Float[Tensor, " g"]:
     """Over all but the first axis; a dot product writes nothing of their size."""
-    x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
-    return torch.dot(x[0], y[0]).reshape(1) if len(x) == 1 else torch.linalg.vecdot(x, y)
+    if x.shape[0] == 1:
+        return torch.dot(x.reshape(-1), y.reshape(-1)).reshape(1)
+    return torch.linalg.vecdot(x.flatten(1), y.flatten(1))
 
 
-class _SecondMoments(torch.autograd.Function):
+def _hinge(ctx: Any, squares: Float[Tensor, "v_g 1 d"], gamma: float, eps: float) -> Float[Tensor, " v_g"]:
+    """The mean hinge, and in `ctx` its slope by the sum of squares."""
+    deviation = (squares / (ctx.samples.count - 1) + eps).sqrt_()
+    gap = gamma - deviation
+    # d relu(gamma - sqrt(s / f + eps)) / d s = -1 / (2 f sqrt(s / f + eps)) where the gap is open.
+    ctx.slope = (
+        (gap > 0).to(gap.dtype).div_(deviation).mul_(-0.5 / (ctx.samples.count - 1) / squares.shape[2])
+    )
+    return gap.relu_().mean((1, 2))
+
+
+class _SpreadByColumns(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
-        ctx.samples = samples
-        ctx.on_rows = _rows_are_cheaper(samples, z.shape[2], views=1)
-        (z,) = _centered(samples, z)
-        if ctx.on_rows:
-            return _SecondMoments._forward_rows(ctx, z)
-        (gram,) = _total(samples, z.mT @ z)
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        *views, ctx.samples, gamma, eps = args
+        z = _centered(ctx.samples, views)
+        (gram,) = _total(ctx.samples, _gram(z.mT))
         diagonal = gram.diagonal(dim1=1, dim2=2)
-        squares = diagonal.clone()
+        hinge = _hinge(ctx, diagonal.unsqueeze(1), gamma, eps)
         # Removed before the squares are summed: subtracting it afterwards cancels where a dimension dominates.
         diagonal.zero_()
-        ctx.save_for_backward(z, gram)
-        return squares, _dot(gram, gram)
+        ctx.save_for_backward(z, gram, ctx.slope)
+        return hinge, _dot(gram, gram).div_(_covariance_divisor(ctx.samples))
 
     @staticmethod
-    def _forward_rows(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        z, gram, slope = ctx.saved_tensors
+        by_hinge, by_energy = _upstream(ctx.samples, grads)
+        grad = torch.bmm(z, gram).mul_(by_energy).addcmul_(z, slope * by_hinge)
+        return *grad.chunk(len(ctx.samples.views)), None, None, None
+
+
+class _SpreadByRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        *views, ctx.samples, gamma, eps = args
         samples = ctx.samples
+        z = _centered(samples, views)
         everything = _gathered(z, samples)
-        squares = _square_sums(everything)[:, 0]
-        apart = squares.topk(min(_NUM_APART, z.shape[2]), dim=1).indices.unsqueeze(1)
+        squares = _dots(everything, everything)
+        hinge = _hinge(ctx, squares, gamma, eps)
+        apart = squares.topk(min(_NUM_APART, z.shape[2]), dim=2).indices
         columns = apart.expand(-1, everything.shape[1], -1)
-        loud, quiet = everything.gather(2, columns), everything.scatter(2, columns, 0.0)  # [g, n, 4], [g, n, d]
+        loud = everything.gather(2, columns)  # [v * g, n, 4]
+        quiet = everything.scatter_(2, columns, 0.0)  # put back below
         start = sum(samples.row_counts[: dist.rank()]) if samples.across else 0
         own = slice(start, start + z.shape[1])
-        kernel = quiet[:, own] @ quiet.mT  # [g, n_local, n]
+        kernel = torch.bmm(quiet[:, own], quiet.mT) if samples.across else _gram(quiet)  # [v * g, n_local, n]
         (energy,) = _total(samples, _dot(kernel, kernel))
-        between, within = loud.mT @ quiet, loud.mT @ loud
+        between, within = torch.bmm(loud.mT, quiet), torch.bmm(loud.mT, loud)
         within.diagonal(dim1=1, dim2=2).zero_()
-        rest = squares.scatter(1, apart[:, 0], 0.0)
+        rest = squares.scatter_(2, apart, 0.0)
+        everything.scatter_(2, columns, loud)
         energy = energy - _dot(rest, rest) + 2.0 * _dot(between, between) + _dot(within, within)
-        ctx.save_for_backward(z, kernel, everything, loud[:, own], between, within, rest, apart)
-        return squares, energy
+        ctx.save_for_backward(z, kernel, everything, loud[:, own], between, within, rest, apart, ctx.slope)
+        return hinge, energy.div_(_covariance_divisor(samples))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        by_squares, by_energy = (grad.unsqueeze(1) for grad in _total(ctx.samples, *grads))
-        by_energy = 4.0 * by_energy.unsqueeze(2)
-        if not ctx.on_rows:
-            z, gram = ctx.saved_tensors
-            return torch.addcmul((z @ gram).mul_(by_energy), z, by_squares, value=2.0), None
-        z, kernel, everything, loud, between, within, rest, apart = ctx.saved_tensors
-        pulled = torch.baddbmm(loud @ between, kernel, everything)
-        pulled.scatter_add_(2, apart.expand(-1, z.shape[1], -1), loud @ within)
-        return pulled.mul_(by_energy).addcmul_(z, 2.0 * by_squares - by_energy * rest.unsqueeze(1)), None
+        z, kernel, everything, loud, between, within, rest, apart, slope = ctx.saved_tensors
+        by_hinge, by_energy = _upstream(ctx.samples, grads)
+        grad = torch.baddbmm(torch.bmm(loud, between), kernel, everything)
+        grad.scatter_add_(2, apart.expand(-1, z.shape[1], -1), torch.bmm(loud, within))
+        grad.mul_(by_energy).addcmul_(z, slope * by_hinge - by_energy * rest)
+        return *grad.chunk(len(ctx.samples.views)), None, None, None
 
 
-class _CorrelationsByColumns(torch.autograd.Function):
+def _covariance_divisor(samples: Samples) -> int:
+    return (samples.count - 1) ** 2 * samples.views[0].shape[2]
+
+
+def _upstream(samples: Samples, grads: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """What hinge and covariance are worth in the loss, times the factors of their derivatives by x, [v * g, 1, 1]."""
+    by_hinge, by_covariance = _total(samples, *grads)
+    return 2.0 * by_hinge[:, None, None], by_covariance[:, None, None] * (4.0 / _covariance_divisor(samples))
+
+
+class _CorrelationByColumns(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, z_a: Tensor, z_b: Tensor, samples: Samples, divisor: float, eps: float
-    ) -> tuple[Tensor, Tensor]:
-        z_a, z_b = _centered(samples, z_a, z_b)
-        cross, *squares = _total(samples, z_a.mT @ z_b, _square_sums(z_a), _square_sums(z_b))
-        scale_a, scale_b = ((each / divisor + eps).rsqrt() for each in squares)  # [g, 1, d]
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        *views, ctx.samples, ctx.divisor, eps = args
+        z = _centered(ctx.samples, views)
+        z_a, z_b = z.chunk(2)
+        off, squares = _total(ctx.samples, torch.bmm(z_a.mT, z_b), _dots(z, z))
+        scale = (squares / ctx.divisor + eps).rsqrt_()  # [2 g, 1, d]
+        scale_a, scale_b = scale.chunk(2)
         # The d x d product is standardised, not the n x d rows.
-        correlation = cross.mul_(scale_a.mT / samples.count).mul_(scale_b)
-        on = correlation.diagonal(dim1=1, dim2=2).clone()
-        correlation.diagonal(dim1=1, dim2=2).zero_()
-        ctx.samples, ctx.divisor = samples, divisor
-        ctx.save_for_backward(z_a, z_b, correlation, on, scale_a, scale_b)
-        return on, _dot(correlation, correlation)
+        off.mul_((scale_a / ctx.samples.count).mT).mul_(scale_b)
+        diagonal = off.diagonal(dim1=1, dim2=2)
+        on, gap = diagonal.clone(), diagonal - 1.0
+        diagonal.zero_()
+        ctx.save_for_backward(z, off, on, gap, scale)
+        return _dot(gap, gap), _dot(off, off)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        z_a, z_b, off, on, scale_a, scale_b = ctx.saved_tensors
-        by_on, by_energy = (grad.unsqueeze(1) for grad in _total(ctx.samples, *grads))
-        by_energy = 2.0 * by_energy.unsqueeze(2)
+        z, off, on, gap, scale = ctx.saved_tensors
+        (z_a, z_b), (scale_a, scale_b), n = z.chunk(2), scale.chunk(2), ctx.samples.count
+        by_on, by_off = (2.0 * grad[:, None, None] for grad in _total(ctx.samples, *grads))
+        slope = gap.unsqueeze(1) * by_on  # by the diagonal of C
         # Along each standardised dimension the gradient does not change the loss: sum_i dA_ij A_ij, from C alone.
-        along_a = by_energy * _square_sums(off.mT) + by_on * on.unsqueeze(1)
-        along_b = by_energy * _square_sums(off) + by_on * on.unsqueeze(1)
-        slopes = off * (scale_a.mT * (by_energy / ctx.samples.count))
-        slopes.mul_(scale_b)
-        slopes.diagonal(dim1=1, dim2=2).copy_((by_on * scale_a * scale_b / ctx.samples.count)[:, 0])
-        grad_a = (z_b @ slopes.mT).addcmul_(z_a, along_a * scale_a.square(), value=-1.0 / ctx.divisor)
-        grad_b = (z_a @ slopes).addcmul_(z_b, along_b * scale_b.square(), value=-1.0 / ctx.divisor)
+        squared = off.square()
+        aligned = slope * on.unsqueeze(1)
+        along_a = (squared.sum(2).unsqueeze(1) * by_off).add_(aligned).mul_(scale_a.square())
+        along_b = (squared.sum(1, keepdim=True) * by_off).add_(aligned).mul_(scale_b.square())
+        slopes = torch.mul(off, (by_off / n * scale_a).mT, out=squared).mul_(scale_b)
+        slopes.diagonal(dim1=1, dim2=2).copy_((slope * scale_a).mul_(scale_b).div_(n)[:, 0])
+        grad_a = torch.bmm(z_b, slopes.mT).addcmul_(z_a, along_a, value=-1.0 / ctx.divisor)
+        grad_b = torch.bmm(z_a, slopes).addcmul_(z_b, along_b, value=-1.0 / ctx.divisor)
         return grad_a, grad_b, None, None, None
 
 
-class _CorrelationsByRows(torch.autograd.Function):
+class _CorrelationByRows(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, z_a: Tensor, z_b: Tensor, samples: Samples, divisor: float, eps: float
-    ) -> tuple[Tensor, Tensor]:
-        z_a, z_b = _centered(samples, z_a, z_b)
-        squares = _total(samples, _square_sums(z_a), _square_sums(z_b))
-        scale_a, scale_b = ((each / divisor + eps).rsqrt() for each in squares)  # [g, 1, d]
-        unit_a, unit_b = z_a.mul_(scale_a), z_b.mul_(scale_b)
-        all_a, all_b = _gathered(unit_a, samples), _gathered(unit_b, samples)
-        kernel_a, kernel_b = unit_a @ all_a.mT, unit_b @ all_b.mT  # [g, n_local, n]
-        on, energy = _total(samples, (unit_a * unit_b).sum(1), _dot(kernel_a, kernel_b))
-        on = on / samples.count
-        ctx.samples, ctx.divisor = samples, divisor
-        ctx.save_for_backward(unit_a, unit_b, all_a, all_b, kernel_a, kernel_b, on, scale_a, scale_b)
-        return on, energy / samples.count**2 - _dot(on, on)
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        *views, ctx.samples, ctx.divisor, eps = args
+        samples, n = ctx.samples, ctx.samples.count
+        unit = _centered(samples, views)  # [2 g, n_local, d]
+        (squares,) = _total(samples, _dots(unit, unit))
+        scale = (squares / ctx.divisor + eps).rsqrt_()  # [2 g, 1, d]
+        unit.mul_(scale)
+        everything = _gathered(unit, samples)
+        kernel = torch.bmm(unit, everything.mT) if samples.across else _gram(unit)  # [2 g, n_local, n]
+        on, energy = _total(samples, _dots(*unit.chunk(2)), _dot(*kernel.chunk(2)))
+        on = on / n
+        gap = on - 1.0
+        ctx.save_for_backward(unit, everything, kernel, on, gap, scale)
+        return _dot(gap, gap), energy / n**2 - _dot(on, on)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         samples, n = ctx.samples, ctx.samples.count
-        unit_a, unit_b, all_a, all_b, kernel_a, kernel_b, on, scale_a, scale_b = ctx.saved_tensors
-        by_on, by_energy = (grad.unsqueeze(1) for grad in _total(samples, *grads))
-        by_energy = 2.0 * by_energy.unsqueeze(2)
-        by_on = by_on - by_energy * on.unsqueeze(1)
-        pulled_a, pulled_b = kernel_b @ all_a, kernel_a @ all_b
-        sums = _total(samples, (pulled_a * unit_a).sum(1, keepdim=True), (pulled_b * unit_b).sum(1, keepdim=True))
-        along_a, along_b = (by_energy / n**2 * each + by_on * on.unsqueeze(1) for each in sums)
-        grad_a = pulled_a.mul_(scale_a * (by_energy / n**2)).addcmul_(unit_b, scale_a * by_on / n)
-        grad_b = pulled_b.mul_(scale_b * (by_energy / n**2)).addcmul_(unit_a, scale_b * by_on / n)
-        grad_a.addcmul_(unit_a, along_a * scale_a, value=-1.0 / ctx.divisor)
-        grad_b.addcmul_(unit_b, along_b * scale_b, value=-1.0 / ctx.divisor)
-        return grad_a, grad_b, None, None, None
+        unit, everything, kernel, on, gap, scale = ctx.saved_tensors
+        by_on, by_off = (2.0 * grad[:, None, None] for grad in _total(samples, *grads))
+        slope = by_on * gap - by_off * on  # by the diagonal of C, which the energy of all of C holds too
+        weight = (by_off / n**2).repeat(2, 1, 1)
+        grad = torch.bmm(
+            torch.cat(kernel.chunk(2)[::-1]), everything
+        )  # each view by the other's inner products
+        (along,) = _total(samples, _dots(grad, unit))
+        along = weight * along + (slope * on).repeat(2, 1, 1)
+        grad.mul_(scale * weight).addcmul_(unit, along * scale, value=-1.0 / ctx.divisor)
+        for mine, other, factor in zip(grad.chunk(2), unit.chunk(2)[::-1], scale.chunk(2)):
+            mine.addcmul_(other, factor * slope, value=1.0 / n)
+        return *grad.chunk(2), None, None, None

@@ -51,15 +51,16 @@ class Samples:
         """
         return dist.all_reduce_sum(x) if self.across else x
 
-    def mean_over_groups(self, values: Float[Tensor, " g"]) -> Float[Tensor, ""]:
-        """The mean of one number a group over all groups of all processes.
+    def mean_over_groups(self, values: Float[Tensor, " v_g"]) -> Float[Tensor, ""]:
+        """The mean over all groups of all processes of one number a group.
 
         Args:
-            values: the number of every group that is here, `[g]`.
+            values: the number of every group that is here, `[g]`; or of every group of every view, `[v * g]`.
         """
         if self.across or not dist.is_distributed():
-            return values.mean() if len(values) > 1 else values[0]
-        return dist.all_reduce_sum(values.sum()) / self.num_groups
+            return values.mean() if values.shape[0] > 1 else values.reshape(())
+        num_views = values.shape[0] // self.views[0].shape[0] if values.shape[0] else 1
+        return dist.all_reduce_sum(values.sum()) / (self.num_groups * num_views)
 
 
 def group_samples(
@@ -144,20 +145,22 @@ def _row_counts(name: str, cube: Tensor) -> tuple[int, ...]:
     return tuple(b for b, _, _ in rows)
 
 
-def check_finite(name: str, total: Tensor, views: Sequence[Tensor]) -> None:
-    """Refuse NaN and infinity in a view, found by a total that is not finite.
+def check_finite(name: str, terms: Sequence[Tensor], views: Sequence[Tensor]) -> None:
+    """Refuse NaN and infinity in a view, found by a term that is not finite.
 
     On the CPU only: on other devices a look would make the host wait at every step; there the loss is NaN.
 
     Args:
         name: the regularizer, for the message.
-        total: its loss, a scalar, the same on all processes.
+        terms: scalars, the same on all processes.
         views: what it was computed from.
 
     Raises:
         NonFiniteError: a value of a view is NaN or infinite, here or on another process.
     """
-    if total.device.type != "cpu" or torch.compiler.is_compiling() or math.isfinite(total.detach().item()):
+    if terms[0].device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if all(math.isfinite(term.item()) for term in terms):
         return
     found = []
     for index, view in enumerate(views):
@@ -181,7 +184,7 @@ def autocast_off(device: torch.device) -> Iterator[None]:
     Args:
         device: where the operands are.
     """
-    if not torch.amp.is_autocast_available(device.type):
+    if not torch.is_autocast_enabled(device.type):
         yield
         return
     with torch.autocast(device.type, enabled=False):

@@ -8,9 +8,9 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from torchjepa.collapse import moments
 from torchjepa.collapse.base import AbstractCollapseRegularizer, WeightedTerms
 from torchjepa.collapse.samples import Over, Samples, check_eps, check_over, check_weights
-from torchjepa.collapse.vicreg import spread_penalties
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,5 @@ class VCReg(AbstractCollapseRegularizer):
         Args:
             samples: one view or more, checked and grouped.
         """
-        hinges, covariances = zip(
-            *(spread_penalties(z, samples, self.gamma, self.eps) for z in samples.views)
-        )
-        num = len(samples.views)
-        return VCRegLoss(
-            variance=self.mu_var * sum(hinges) / num, covariance=self.nu_cov * sum(covariances) / num
-        )
+        hinge, covariance = map(samples.mean_over_groups, moments.spread(samples, self.gamma, self.eps))
+        return VCRegLoss(variance=self.mu_var * hinge, covariance=self.nu_cov * covariance)

@@ -95,32 +95,9 @@ class VICReg(AbstractCollapseRegularizer):
         """
         squares = dist.all_reduce_sum(F.mse_loss(*samples.views, reduction="sum"))
         num = samples.num_groups * samples.count * samples.views[0].shape[2]
-        hinges, covariances = zip(
-            *(spread_penalties(z, samples, self.gamma, self.eps) for z in samples.views)
-        )
-        hinge = hinges[0] + hinges[1]
+        hinge, covariance = map(samples.mean_over_groups, moments.spread(samples, self.gamma, self.eps))
         return VICRegLoss(
-            invariance=self.lambda_inv / num * squares,
-            variance=self.mu_var * (hinge / 2.0 if self.variance_reduction == "mean" else hinge),
-            covariance=self.nu_cov * (covariances[0] + covariances[1]),
+            invariance=squares * (self.lambda_inv / num),
+            variance=hinge * (self.mu_var * (1.0 if self.variance_reduction == "mean" else 2.0)),
+            covariance=covariance * (2.0 * self.nu_cov),
         )
-
-
-def spread_penalties(
-    z: Float[Tensor, "g n d"], samples: Samples, gamma: float, eps: float
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The hinge on the standard deviations and the squared off-diagonal covariances of one view, without weights.
-
-    v = mean_d relu(gamma - sqrt(var_d + eps)), c = sum_{j != k} Cov_jk^2 / d, both divided by n - 1 inside.
-
-    Args:
-        z: this process's rows, `[g, n_local, d]`.
-        samples: says who holds the other rows.
-        gamma: the standard deviation that the hinge asks for.
-        eps: added to the variance.
-    """
-    freedom = samples.count - 1
-    squares, energy = moments.second_moments(z, samples)
-    hinge = (gamma - (squares / freedom + eps).sqrt()).relu().mean(1)
-    covariance = energy / (freedom**2 * z.shape[2])
-    return samples.mean_over_groups(hinge), samples.mean_over_groups(covariance)
