@@ -8,13 +8,15 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from torchjepa.cli.examining import examine, in_a_line, loss_features, training_batches, with_doctor
 from torchjepa.cli.judging import Judge, fewer, has_labels
 from torchjepa.data import BatchStream, DataSplit, ErrorLog
-from torchjepa.engine import KeyedSampler, RunFolder, is_main_process
-from torchjepa.evaluation import Features, score_table, write_scores
+from torchjepa.engine import KeyedSampler, RunFolder, is_main_process, write_json
+from torchjepa.evaluation import Diagnosis, Features, diagnose, score_table, write_scores
 from torchjepa.hub import save_encoder
 from torchjepa.recipes.base import Recipe
 from torchjepa.report import Gatherer, write_report
+from torchjepa.report.curves import read_metrics
 
 Say = Callable[[str], None]
 
@@ -27,8 +29,8 @@ def finish(
     folder: RunFolder,
     total_steps: int,
     say: Say,
-) -> None:
-    """Write the encoder, the scores and the report of a trained learner.
+) -> Diagnosis:
+    """Write the encoder, the scores, the doctor's verdict and the report of a trained learner.
 
     Args:
         recipe: how it was trained.
@@ -38,6 +40,9 @@ def finish(
         folder: where everything goes.
         total_steps: number of updates done.
         say: tells the user.
+
+    Returns:
+        The doctor's verdict.
     """
     encoder, channels = deployable(learner), split.train.num_channels
     save_encoder(
@@ -65,7 +70,19 @@ def finish(
     )
     if folder.data_errors.exists():
         say(f"Undecodable files were left out; they are listed in {folder.data_errors}")
+    training, remarks = loss_features(
+        learner,
+        training_batches(recipe, batch_stream(recipe, split, folder), device),
+        total_steps - 1,
+        recipe.precision,
+    )
+    examined = examine(judge, encoder, features["encoder"][0], training, remarks)
+    diagnosis = diagnose(examined.features, history=read_metrics(folder.metrics))
+    write_json(folder.diagnosis, {**diagnosis.to_json(), "notes": list(examined.notes)})
+    say(in_a_line(diagnosis))
+    material = with_doctor(material, examined, split.train.classes)
     say(f"The report is in {write_report(folder.path, material)}")
+    return diagnosis
 
 
 def is_finished(recipe: Recipe, split: DataSplit, folder: RunFolder) -> bool:

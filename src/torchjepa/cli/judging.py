@@ -60,6 +60,23 @@ class Judge:
             )
         return train, test
 
+    def some_features(self, encoder: nn.Module, num_samples: int) -> Features:
+        """Pooled features of at most so many training samples."""
+        few = sample(self.split.train, num_samples, self.seed, "doctor")
+        stream = self._stream(few, self.part, self.num_workers)
+        with self._autocast():
+            return extract_features(encoder, stream, device=self.device, pool=pool_by_name(self.pool))
+
+    @torch.no_grad()
+    def tokens(self, encoder: nn.Module, num_samples: int) -> Tensor:
+        """Tokens `[b, n, d]`, not pooled, of at most so many training samples; on the CPU in float32."""
+        few = sample(self.split.train, num_samples, self.seed, "tokens")
+        # Who judges lists the undecodable files; of so few, one would be too large a share.
+        stream = replace(self, errors=None, max_errors=1.0)._stream(few, self.part, 0)
+        encoder.eval()
+        with self._autocast():
+            return torch.cat([encoder(batch.views[0].to(self.device)).float().cpu() for batch in stream])
+
     def pixels(self) -> tuple[Features, Features]:
         """The preprocessed pixels themselves, of at most 64 x 64."""
         side = min(self.preprocessing.image_size, PIXEL_SIDE)

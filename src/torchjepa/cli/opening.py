@@ -1,4 +1,4 @@
-"""Open a finished run: its recipe, its encoder and the encoder it started from."""
+"""Open a run: its recipe, its encoder, the encoder it started from, and its learner as last kept."""
 
 from __future__ import annotations
 
@@ -12,11 +12,32 @@ from torch import nn
 
 from torchjepa.cli.finish import deployable
 from torchjepa.cli.run_json import StoredRun, read_run, resume_command
-from torchjepa.engine import RunFolder
+from torchjepa.data import Preprocessing
+from torchjepa.engine import RunFolder, newest_checkpoint
+from torchjepa.engine.checkpoint import check_same_tensors
 from torchjepa.hub import LoadedEncoder, load_encoder
 from torchjepa.recipes.base import Recipe
 from torchjepa.recipes.find import find_recipe
 from torchjepa.recipes.serial import from_json
+
+
+@dataclass(frozen=True)
+class Newest:
+    """The newest weights of a run.
+
+    Args:
+        encoder: the one that is judged.
+        learner: all of it, `None` where only the deployed encoder is left.
+        step: number of updates done.
+        preprocessing: how images become tensors.
+        description: where the weights come from, in words.
+    """
+
+    encoder: nn.Module
+    learner: nn.Module | None
+    step: int
+    preprocessing: Preprocessing
+    description: str
 
 
 @dataclass(frozen=True)
@@ -49,9 +70,33 @@ class OpenedRun:
         """The encoder as it was at step 0."""
         return self._initial(self.encoder.preprocessing.num_channels).eval()
 
+    def newest(self, num_channels: int) -> Newest:
+        """The learner of the newest whole checkpoint, or the deployed encoder where there is none.
+
+        Args:
+            num_channels: of the images, for a run that has no encoder yet.
+
+        Raises:
+            ValueError: no checkpoint is whole, or it is of another learner.
+        """
+        found = newest_checkpoint(self.folder.checkpoints)
+        if found is None:
+            encoder, description = self.encoder, f"The encoder in {self.folder.encoder}"
+            return Newest(encoder.model, None, self._total_steps, encoder.preprocessing, description)
+        kept = _read(self.folder.encoder / "preprocessing.json").get("num_channels", num_channels)
+        learner, tensors = self.recipe.seeded_learner(int(kept), self._total_steps), found.tensors()
+        check_same_tensors(learner, tensors, found.path)
+        learner.load_state_dict(tensors)
+        return Newest(
+            deployable(learner), learner, found.step, self.recipe.preprocessing(int(kept)), str(found.path)
+        )
+
+    @property
+    def _total_steps(self) -> int:
+        return int(self.stored.content.get("total_steps", 1))
+
     def _initial(self, num_channels: int) -> nn.Module:
-        total_steps = int(self.stored.content.get("total_steps", 1))
-        return deployable(self.recipe.seeded_learner(num_channels, total_steps))
+        return deployable(self.recipe.seeded_learner(num_channels, self._total_steps))
 
 
 def open_run(path: str) -> OpenedRun:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -17,9 +18,9 @@ from torchjepa.cli.request import Request
 from torchjepa.cli.run_json import describe_run, read_run, resume_command, resumed_run
 from torchjepa.data import DataSplit, open_data
 from torchjepa.engine import RunFolder, TrainResult, is_main_process, train, write_json
-from torchjepa.engine.hooks import Health, MetricsFile, Probe, Progress, TensorBoard
+from torchjepa.engine.hooks import Doctor, Health, MetricsFile, Probe, Progress, TensorBoard
 from torchjepa.engine.sampler import check_divisible
-from torchjepa.evaluation import measure_health
+from torchjepa.evaluation import diagnose, measure_health
 from torchjepa.recipes.base import Recipe
 
 Say = Callable[[str], None]
@@ -56,15 +57,27 @@ def train_and_judge(request: Request) -> int:
     if not result.is_main:
         return 0
     if result.stopped:
-        command = resume_command(path)
-        say(f"Stopped by {result.stopped} after step {result.step}; all is kept. Go on with: {command}")
-    elif request.resume and is_finished(recipe, split, folder):
+        return _say_stopped(result, path, say)
+    if request.resume and is_finished(recipe, split, folder):
         say(
             f"All {total_steps} steps are done and judged; nothing is left to do. The report: {folder.report}"
         )
-    else:
-        finish(recipe, request.recipe_name, learner, split, folder, total_steps, say)
-    return 0
+        return 0
+    diagnosis = finish(recipe, request.recipe_name, learner, split, folder, total_steps, say)
+    return 1 if recipe.on_collapse == "stop" and diagnosis.exit_code == 1 else 0
+
+
+def _say_stopped(result: TrainResult, path: Path, say: Say) -> int:
+    command = resume_command(path)
+    text = f"Stopped by {result.stopped} after step {result.step}; all is kept."
+    if str(result.stopped).startswith("SIG"):
+        say(f"{text} Go on with: {command}")
+        return 0
+    say(
+        f"{text} Look at it with: jepa doctor {shlex.quote(str(path))}. Turn the knob in a new run (jepa train --from "
+        f"{shlex.quote(str(path / 'run.json'))} --name ...), or go on as it is with: {command} --on-collapse warn"
+    )
+    return 1
 
 
 def check_early(recipe: Recipe, path: Path, resume: bool) -> None:
@@ -131,6 +144,8 @@ def _hooks(recipe: Recipe, split: DataSplit, folder: RunFolder) -> list[Any]:
     if recipe.probe_every and has_labels(few):
         hooks.append(Probe(recipe.probe_every, _probe(recipe, few, folder)))
     hooks += [MetricsFile(), Progress()]
+    if recipe.doctor_every:
+        hooks.append(Doctor(diagnose, recipe.doctor_every, recipe.on_collapse))
     if recipe.tensorboard:
         hooks.append(TensorBoard())
     return hooks

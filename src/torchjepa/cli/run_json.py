@@ -23,6 +23,7 @@ _FREE = {
     *("data", "test_data", "max_data_errors", "num_workers", "name", "runs"),
     *("accelerator", "devices", "num_nodes", "strategy", "compile"),
     *("log_every", "checkpoint_every", "keep_checkpoints", "probe_every", "probe_samples"),
+    *("doctor_every", "on_collapse"),
     *("tensorboard", "judge", "judge_samples"),
 }
 

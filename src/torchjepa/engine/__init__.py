@@ -5,7 +5,7 @@ The engine knows no model: a learner gives `loss`, `after_step`, `encode` and `s
 
 from torchjepa.engine.checkpoint import Checkpoint, find_fault, list_checkpoints, newest_checkpoint
 from torchjepa.engine.devices import is_main_process, resolve_precision
-from torchjepa.engine.hooks import Health, MetricsFile, Probe, Progress, TensorBoard
+from torchjepa.engine.hooks import Doctor, Health, MetricsFile, Probe, Progress, TensorBoard
 from torchjepa.engine.loop import train
 from torchjepa.engine.run import Run, RunFolder, TrainResult, write_json
 from torchjepa.engine.sampler import KeyedSampler
@@ -15,6 +15,7 @@ from torchjepa.engine.watch import DivergedError
 __all__ = [
     "Checkpoint",
     "DivergedError",
+    "Doctor",
     "Health",
     "KeyedSampler",
     "MetricsFile",

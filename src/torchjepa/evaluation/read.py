@@ -72,7 +72,8 @@ def read_features(path: str | Path, *, max_samples: int = 4096, max_sequences: i
     if not path.is_file():
         raise ValueError(f"read_features: there is no file {path}.")
     try:
-        return reader(path, _Limits(max_samples, max_sequences))
+        read = reader(path, _Limits(max_samples, max_sequences))
+        return FeatureFile({name: _as_float(array) for name, array in read.arrays.items()}, read.notes)
     except (OSError, EOFError, zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise ValueError(f"read_features: {path} cannot be read ({error}).") from None
 
@@ -293,6 +294,11 @@ def _check(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) 
         raise ValueError(f"{where} has shape {shape}, expected [n, d], or tokens [b, t, d].")
     if 0 in shape:
         raise ValueError(f"{where} has shape {shape}: there are no features in it.")
+
+
+def _as_float(array: NDArray[Any]) -> NDArray[np.floating[Any]]:
+    # Half precision and foreign byte orders are not for arithmetic.
+    return np.ascontiguousarray(array, np.float64 if array.dtype.itemsize > 4 else np.float32)
 
 
 def _bare_name(ndim: int) -> str:

@@ -34,6 +34,7 @@ _SMALLEST = {
     "keep_checkpoints": 1,
     "probe_every": 0,
     "probe_samples": 2,
+    "doctor_every": 0,
     "judge_samples": 2,
 }
 
@@ -117,6 +118,10 @@ class Recipe(ABC):
     """Steps between two kNN probes during the training, where there are labels; 0 for none."""
     probe_samples: int = 2000
     """Training images that the kNN probe compares with; it judges on a quarter as many test images."""
+    doctor_every: int = 100
+    """Steps between two checks for collapse; 0 for none."""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """What to do when the doctor finds the run unhealthy: warn, or stop with a checkpoint and exit code 1."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
     judge: bool = True

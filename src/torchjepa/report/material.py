@@ -67,6 +67,29 @@ class NeighbourExamples:
 
 
 @dataclass(frozen=True)
+class DoctorPictures:
+    """What the doctor's section draws, of the encoder's features of clean samples.
+
+    Args:
+        deviations: standard deviation of each dimension over the samples, relative to the root mean square of all
+            features, largest first, `[d]`.
+        density: of standardised features, dimensions together, in `bins`, `[len(bins) - 1]`.
+        bins: edges of the histogram, in standard deviations.
+        similarity: cosine similarities of some samples, ordered by label, float32 `[n, n]`.
+        labels: their class names `[n]`, empty where there is none.
+        token_spread: standard deviation over the samples of the tokens at each place, averaged over the
+            dimensions and relative to the root mean square of all tokens, `[t, h, w]`.
+    """
+
+    deviations: NDArray[np.float32]
+    density: NDArray[np.float32]
+    bins: NDArray[np.float32]
+    similarity: NDArray[np.float32]
+    labels: NDArray[np.str_]
+    token_spread: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class ReportMaterial:
     """What `write_report` cannot read from the run folder; a part that is missing is named in the report.
 
@@ -75,7 +98,8 @@ class ReportMaterial:
         views: augmented views of a few pictures, uint8 `[b, v, height, width, 3]`, where it has several.
         patch_maps: patch features of a few test pictures.
         neighbours: nearest neighbours of a few test pictures.
-        spectra: name (`encoder`, `untrained`) to the eigenvalues of the feature covariance, `[d]`, largest
+        doctor: what the doctor looked at.
+        spectra: name (`encoder`, `untrained`, `projector`) to the eigenvalues of the feature covariance, `[d]`, largest
             first.
         notes: sentences that a reader of the scores should know.
     """
@@ -84,11 +108,17 @@ class ReportMaterial:
     views: Pictures | None = None
     patch_maps: PatchMaps | None = None
     neighbours: NeighbourExamples | None = None
+    doctor: DoctorPictures | None = None
     spectra: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-_GROUPS = {"masks": MaskExamples, "patch_maps": PatchMaps, "neighbours": NeighbourExamples}
+_GROUPS = {
+    "masks": MaskExamples,
+    "patch_maps": PatchMaps,
+    "neighbours": NeighbourExamples,
+    "doctor": DoctorPictures,
+}
 
 
 def save_material(folder: str | Path, material: ReportMaterial) -> Path:

@@ -8,12 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from torchjepa.engine import RunFolder
 from torchjepa.evaluation import Score, read_scores
-from torchjepa.evaluation.spectrum import rank_of_spectrum
 from torchjepa.report.curves import draw_curves, read_metrics
+from torchjepa.report.doctor_section import doctor_section
 from torchjepa.report.material import (
     NeighbourExamples,
     PatchMaps,
@@ -23,20 +21,19 @@ from torchjepa.report.material import (
     save_material,
 )
 from torchjepa.report.pictures import draw_masks, enlarge, png_uri, principal_colours
-from torchjepa.report.plots import draw_spectra
 from torchjepa.report.verdict import score_rows, write_verdict
 
 _MISSING = {
     "scores": "There are no scores: the run was not judged, or its data have no labels.",
     "curves": "There is no metrics.jsonl to draw curves from.",
-    "spectrum": "The features were not kept; judge the run to see their spectrum.",
+    "features": "The features were not kept; let the run end to see their spectrum and spread.",
     "patches": "No patch features were kept; judge the run to see them.",
     "neighbours": "No neighbours were kept; judge the run to see them.",
 }
 _SECTIONS = {
     "scores": "Scores",
     "curves": "Training",
-    "spectrum": "Spectrum",
+    "doctor": "Doctor",
     "masks": "Masks",
     "views": "Views",
     "patches": "Patch features",
@@ -91,7 +88,7 @@ def _context(run: RunFolder, material: ReportMaterial) -> dict[str, Any]:
     scores = read_scores(run.scores) if run.scores.is_file() else []
     parts = {
         "curves": draw_curves(rows),
-        "spectrum": _spectrum(material),
+        "doctor": doctor_section(run, material),
         "masks": None if material.masks is None else [_uris(each) for each in draw_masks(material.masks)],
         "views": None if material.views is None else [_uris(pair) for pair in material.views],
         "patches": None if material.patch_maps is None else _patch_rows(material.patch_maps),
@@ -101,7 +98,7 @@ def _context(run: RunFolder, material: ReportMaterial) -> dict[str, Any]:
     return parts | {
         "title": run.path.resolve().name,
         "verdict": write_verdict(scores),
-        "facts": _facts(description, rows, scores),
+        "facts": _facts(description, rows, scores, parts["doctor"]["short"]),
         "sections": [(key, name) for key, name in _SECTIONS.items() if key not in optional or parts[key]],
         "table": score_rows(scores),
         "notes": material.notes,
@@ -120,7 +117,7 @@ def _description(path: Path) -> dict[str, Any]:
 
 
 def _facts(
-    description: Mapping[str, Any], rows: list[dict[str, Any]], scores: list[Score]
+    description: Mapping[str, Any], rows: list[dict[str, Any]], scores: list[Score], doctor: str | None
 ) -> list[tuple[str, str]]:
     facts = [("Recipe", description.get("recipe")), ("Seed", description.get("seed"))]
     facts.append(("Device", _named(description.get("device"), "name")))
@@ -128,27 +125,13 @@ def _facts(
         facts.append(("Steps", f"{rows[-1].get('step', len(rows) - 1) + 1:,}"))
     if scores:
         facts.append(("Labelled samples", f"{scores[0].n_train:,} train, {scores[0].n_test:,} test"))
+    facts.append(("Doctor", doctor))
     facts.append(("Data", _named(description.get("data"), "description")))
     return [(name, str(value)) for name, value in facts if value not in (None, "")]
 
 
 def _named(value: Any, key: str) -> Any:
     return value.get(key) if isinstance(value, Mapping) else value
-
-
-def _spectrum(material: ReportMaterial) -> dict[str, str] | None:
-    if not material.spectra:
-        return None
-    ranks = ", ".join(
-        f"{rank_of_spectrum(torch.from_numpy(values)):.1f} of {len(values)} ({name})"
-        for name, values in material.spectra.items()
-    )
-    caption = (
-        "Eigenvalues of the covariance of the training features, sorted and divided by the largest; both "
-        "axes are logarithmic. A curve that stays high long uses many directions; one that drops early "
-        f"lives in a few, which is dimensional collapse. Effective rank: {ranks}."
-    )
-    return {"svg": draw_spectra(material.spectra), "caption": caption}
 
 
 def _patch_rows(maps: PatchMaps) -> list[tuple[str, list[str]]]:

@@ -7,10 +7,11 @@
 - `on_end(run)`: always called once `on_start` was, after an error too.
 """
 
+from torchjepa.engine.hooks.doctor import Doctor
 from torchjepa.engine.hooks.health import Health
 from torchjepa.engine.hooks.metrics_file import MetricsFile
 from torchjepa.engine.hooks.probe import Probe
 from torchjepa.engine.hooks.progress import Progress
 from torchjepa.engine.hooks.tensorboard import TensorBoard
 
-__all__ = ["Health", "MetricsFile", "Probe", "Progress", "TensorBoard"]
+__all__ = ["Doctor", "Health", "MetricsFile", "Probe", "Progress", "TensorBoard"]

@@ -67,7 +67,9 @@ def format_figures(row: Mapping[str, Any]) -> str:
         row: as the engine gives it to `on_log`.
     """
     terms = [name for name in row if name.startswith("loss/")]
-    rest = [name for name in row if name not in _LEFT_OUT and name not in terms]
+    # The doctor's figures are many; it speaks up itself where they matter.
+    hidden = {*_LEFT_OUT, *terms, *(name for name in row if name.startswith("doctor/"))}
+    rest = [name for name in row if name not in hidden]
     return "  ".join(f"{_label(name)} {_number(row[name])}" for name in ("loss", *terms, "lr", *rest))
 
 
