@@ -13,9 +13,8 @@ def measure_history(rows: Rows) -> dict[str, float]:
     """Trends as `history/<figure>`; what the rows do not hold is left out.
 
     `steps` updates made, `lr_rising` 1 in the warm-up; `std_ratio` and `rank_ratio`, now against the highest;
-    `loss_ratio`, now against the lowest; `std_change`, `rank_change`, over the last quarter;
-    `target_std_ratio`, now against the middle of the run; `relative_error`, now. "Now" is the median
-    of the last three rows.
+    `loss_ratio`, now against the lowest; `target_std_ratio`, now against the middle of the run (the encoder's
+    where the targets' is not logged); `relative_error`, now. "Now" is the median of the last three rows.
 
     Args:
         rows: dictionaries as logged, oldest first; `None` and NaN are gaps.
@@ -28,9 +27,7 @@ def measure_history(rows: Rows) -> dict[str, float]:
         figures["lr_rising"] = float(rates[-1] > rates[-2])
     for name, key in (("std", "health/std"), ("rank", "health/effective_rank")):
         if values := _series(rows, key):
-            now = _now(values)
-            figures[f"{name}_ratio"] = _ratio(now, max(values))
-            figures[f"{name}_change"] = abs(_ratio(now, values[(3 * len(values)) // 4 - 1]) - 1)
+            figures[f"{name}_ratio"] = _ratio(_now(values), max(values))
     if values := _series(rows, "loss"):
         figures["loss_ratio"] = _ratio(_now(values), min(values))
     for name in ("health/target_std", "health/std"):

@@ -17,6 +17,7 @@ class Thresholds:
             rest of the position.
         rank_share: dimensional collapse when the effective rank is below this share of the attainable one.
         rank_95_share: the same when so few directions hold 95 % of the variance.
+        max_rank_95: so many such directions are enough whatever is attainable.
         min_rank: what a rank must reach at least, in more than twice as many attainable directions.
         projector_dim: a projector of fewer dimensions (and of fewer than a quarter of the encoder's) is too narrow.
         dead_share: dimensional collapse when more dimensions than this share are dead.
@@ -25,6 +26,7 @@ class Thresholds:
         motion: the predictor copies when it moves away from the context by less than this share of the
             target's own squared distance from it.
         relative_error: the predictor adds nothing above this error relative to the mean target's.
+        predictor_steps: in a shorter history a predictor that says the mean is only beginning.
         scale_ratio: target drift when target and online tokens differ in scale by more than this factor.
         target_change: target drift when the targets' spread grew or shrank by this factor since the middle of
             the run.
@@ -38,7 +40,8 @@ class Thresholds:
     std_drop: float = 0.02
     content_share: float = 0.01
     rank_share: float = 0.08
-    rank_95_share: float = 0.05
+    rank_95_share: float = 0.06
+    max_rank_95: int = 10
     min_rank: float = 2.0
     projector_dim: int = 8
     dead_share: float = 0.5
@@ -46,6 +49,7 @@ class Thresholds:
     time_share: float = 0.05
     motion: float = 0.1
     relative_error: float = 0.99
+    predictor_steps: int = 300
     scale_ratio: float = 5.0
     target_change: float = 2.5
     min_samples: int = 32

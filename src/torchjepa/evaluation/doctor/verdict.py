@@ -126,13 +126,16 @@ class Diagnosis:
 
 
 def _all_is_well(figures: Mapping[str, float]) -> str:
-    parts = {
-        "encoder/normalized_std": "features spread over the sphere with {} of 1",
-        "encoder/effective_rank": "they use {} directions",
-        "encoder/attainable_rank": "of {} attainable",
-    }
-    said = [text.format(_number(figures[name])) for name, text in parts.items() if name in figures]
-    return "Nothing is the matter: " + (", ".join(said) or "no figure is out of its range") + "."
+    if "encoder/effective_rank" not in figures:
+        return "Nothing is the matter: no figure is out of its range."
+    spread, rank, most = (
+        _number(figures[f"encoder/{name}"])
+        for name in ("normalized_std", "effective_rank", "attainable_rank")
+    )
+    return (
+        f"Nothing is the matter: the features' directions spread by {spread} of 1, and they use {rank} of {most} "
+        "attainable directions."
+    )
 
 
 def _number(value: float) -> str:

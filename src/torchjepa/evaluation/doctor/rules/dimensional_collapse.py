@@ -40,5 +40,8 @@ def _low_rank(case: Case, name: str) -> tuple[Evidence, ...]:
         return ()
     return (
         *case.below(f"{name}/effective_rank", max(limits.min_rank, limits.rank_share * attainable)),
-        *case.below(f"{name}/rank_95", max(limits.min_rank, limits.rank_95_share * attainable)),
+        *case.below(
+            f"{name}/rank_95",
+            min(limits.max_rank_95, max(limits.min_rank, limits.rank_95_share * attainable)),
+        ),
     )
