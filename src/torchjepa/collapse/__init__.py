@@ -1,5 +1,6 @@
 """Collapse regularizers: what keeps a representation from shrinking to a point or a line."""
 
+from torchjepa.collapse.accumulate import accumulate_gradients
 from torchjepa.collapse.barlow_twins import BarlowTwins, BarlowTwinsLoss
 from torchjepa.collapse.base import (
     AbstractCollapseRegularizer,
@@ -37,5 +38,6 @@ __all__ = [
     "WMSE",
     "WMSELoss",
     "WeightedTerms",
+    "accumulate_gradients",
     "named_terms",
 ]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from torchjepa import rng
+from torchjepa.collapse.accumulate import inner, joint_gradients
 from torchjepa.engine.buckets import average_gradients, broadcast_from_first
 from torchjepa.engine.settings import TrainSettings
 from torchjepa.engine.watch import FirstBadStep
@@ -151,32 +152,18 @@ class Backward:
         self, embeddings: Sequence[tuple[Tensor, ...]], step: int, row_start: int
     ) -> tuple[Loss, list[tuple[Tensor, ...]]]:
         """The joint loss, and its gradient with respect to the embeddings of every micro-batch."""
-        if len({len(each) for each in embeddings}) > 1:
-            name, found = type(self._learner).__name__, [len(each) for each in embeddings]
-            raise ValueError(
-                f"{name}.embed gave {found} embeddings for the micro-batches of step {step}; expected as many "
-                "for each."
-            )
-        leaves = tuple(torch.cat(parts).detach().requires_grad_() for parts in zip(*embeddings))
-        job = _Job(lambda learner: learner.joint_loss(leaves, step))
-        total = self._run(job, step, "joint loss", row_start)
-        # Whatever the precision scales a loss by is the gradient of this number.
-        probe = torch.zeros((), device=total.device, requires_grad=True)
-        self._fabric.backward(total + probe)
-        assert probe.grad is not None
-        gradients = [
-            (_widened(leaf.grad) / probe.grad).split([len(part) for part in parts])
-            if leaf.grad is not None
-            else [torch.zeros_like(part) for part in parts]
-            for leaf, parts in zip(leaves, zip(*embeddings))
-        ]
-        return job.loss, list(zip(*gradients))
+        jobs: list[_Job] = []
+
+        def joint_loss(leaves: tuple[Tensor, ...]) -> Tensor:
+            jobs.append(_Job(lambda learner: learner.joint_loss(leaves, step)))
+            return self._run(jobs[0], step, "joint loss", row_start)
+
+        gradients = joint_gradients(joint_loss, embeddings, self._fabric.backward)
+        return jobs[0].loss, gradients
 
     def _backward_from(self, job: _Job, total: Tensor, gradients: tuple[Tensor, ...]) -> Loss:
         """Backward from a micro-batch's share of the mean local loss and from its embeddings."""
-        total = total / self._num_micro
-        for embedding, gradient in zip(job.embeddings, gradients):
-            total = total + (_widened(embedding) * gradient).sum()
+        total = total / self._num_micro + inner(job.embeddings, gradients)
         if total.requires_grad:  # not where only a projector is trained
             self._fabric.backward(total)
         return job.loss
@@ -241,10 +228,6 @@ def _next_batch(stream: Iterator[Batch], step: int) -> Batch:
 
 def _zero_like(embeddings: tuple[Tensor, ...]) -> Tensor:
     return torch.zeros((), device=embeddings[0].device if embeddings else None)
-
-
-def _widened(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _without_features(loss: Loss) -> Loss:
