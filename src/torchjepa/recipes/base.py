@@ -78,7 +78,8 @@ class Recipe(ABC):
     batch_size: int = 256
     """Samples of one update, over all devices and accumulated micro-batches."""
     accumulate: int = 1
-    """Micro-batches that one update is split into, to save memory."""
+    """Micro-batches that one update is split into, to save memory. Exact: projector and regularizer see the whole
+    batch, which costs one more forward pass. Batch norms of the encoder see one micro-batch at a time."""
 
     lr: float = 1e-3
     """Learning rate at its peak. Nothing rescales it with the batch size."""
