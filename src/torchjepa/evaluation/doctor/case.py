@@ -59,3 +59,8 @@ class Case:
     def warming_up(self) -> bool:
         """Whether the history is too short, or the learning rate still rising."""
         return self["history/steps"] < self.thresholds.warm_up_steps or self["history/lr_rising"] > 0
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the history is too short for a trend, or for a predictor to have learned anything."""
+        return self["history/steps"] < self.thresholds.settled_steps

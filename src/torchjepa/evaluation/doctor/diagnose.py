@@ -46,7 +46,7 @@ def diagnose(
 
     Args:
         features: by name, each optional: `encoder` `[n, d]` (one vector a sample; where missing, the mean of
-            `tokens` or `time`), `projector` `[n, e]`, `tokens` and `target_tokens` `[b, n, d]` (online and
+            `tokens`, `time` or `views`), `projector` `[n, e]`, `tokens` and `target_tokens` `[b, n, d]` (online and
             target network), `time` `[b, t, d]`, `prediction` and `target` `[n, d]`, `context` `[n, d]` (what a
             predictor that copies would copy, row by row), `views` `[n, q, d]` (q views of each sample). A
             bare `[n, d]` is `encoder`, a bare `[b, t, d]` `tokens`.
@@ -65,16 +65,17 @@ def diagnose(
     findings = [finding for rule in RULES if (finding := rule(case)) is not None]
     findings.sort(key=lambda finding: finding.verdict.gravity)
     verdict = findings[0].verdict if findings else Verdict.HEALTHY
-    return Diagnosis(verdict, tuple(findings), figures, int(figures.get("encoder/num_samples", 0)))
+    first = "encoder" if "encoder" in tensors else next(iter(tensors))
+    return Diagnosis(verdict, tuple(findings), figures, int(figures[f"{first}/num_samples"]))
 
 
 def _tensors(features: Mapping[str, Array] | Array) -> dict[str, Tensor]:
     if not isinstance(features, Mapping):
         features = {"tokens" if features.ndim == 3 else "encoder": features}
     tensors = {name: _tensor(name, value) for name, value in features.items()}
-    for name in ("tokens", "time"):
-        if "encoder" not in tensors and name in tensors:
-            tensors["encoder"] = tensors[name].mean(dim=1)
+    for name in ("tokens", "time", "views"):
+        if name in tensors:
+            tensors.setdefault("encoder", tensors[name].mean(dim=1))
     if not tensors:
         raise ValueError(f"diagnose: there are no features; give one or more of {', '.join(NUM_AXES)}.")
     return tensors

@@ -35,7 +35,7 @@ def _copied(case: Case) -> tuple[Evidence, ...]:
 
 
 def _mean(case: Case) -> tuple[Evidence, ...]:
-    # A predictor starts by finding the mean: a healthy I-JEPA on digits stands at 1.00 until step 80.
-    if case["history/steps"] < case.thresholds.predictor_steps:
+    # A predictor starts by finding the mean: a healthy I-JEPA on digits stood at 1.00 until step 80.
+    if case.unsettled:
         return ()
     return case.above("predictor/relative_error", case.thresholds.relative_error)

@@ -36,6 +36,8 @@ def _apart(case: Case) -> tuple[Evidence, ...]:
 
 
 def _moving(case: Case) -> tuple[Evidence, ...]:
+    if case.unsettled:
+        return ()
     most = case.thresholds.target_change
     changed = case.above("history/target_std_ratio", most) + case.below("history/target_std_ratio", 1 / most)
     return changed and changed + case.above("history/loss_ratio", 2.0)
