@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from torchjepa import rng
-from torchjepa.collapse import VCReg, VICReg
+from torchjepa.collapse import SIGReg, VCReg, VICReg
 from torchjepa.ema import EMA
 from torchjepa.engine import KeyedSampler
 from torchjepa.masking import RandomMasking
@@ -28,6 +28,10 @@ def build(kind: str, dtype: str = "float64") -> nn.Module:
     projector = Projector(8, 12, 6, num_layers=2, seed=2)
     if kind == "views":
         learner: nn.Module = JointEmbedding(encoder(), projector, regularizer=VICReg())
+    elif kind == "bare":
+        learner = JointEmbedding(encoder(), nn.Identity(), regularizer=VICReg())
+    elif kind == "sigreg":
+        learner = JointEmbedding(encoder(), projector, regularizer=SIGReg(num_slices=8))
     elif kind == "joint_views":
         learner = JointEmbedding(encoder(), projector, regularizer=VCReg(), joint_views=True)
     else:
@@ -44,10 +48,14 @@ def build(kind: str, dtype: str = "float64") -> nn.Module:
 
 
 class Pictures:
-    """Two views of every sample; a sample's mean grows with its place, so that no two micro-batches are alike."""
+    """Two views of every sample; a sample's mean grows with its place, so that no two micro-batches are alike.
 
-    def __init__(self, dtype: str = "float64") -> None:
+    The micro-batch that starts with row `bad_row` has a NaN in its second view at step `bad_at`.
+    """
+
+    def __init__(self, dtype: str = "float64", bad_at: int = -1, bad_row: int = 0) -> None:
         self.dtype = getattr(torch, dtype)
+        self.bad = bad_at, bad_row
 
     def __call__(self, sampler: KeyedSampler, device: torch.device) -> Iterator[Batch]:
         for keys in sampler:
@@ -56,5 +64,7 @@ class Pictures:
                 for place, (epoch, index) in enumerate(zip(keys.epochs, keys.indices), start=keys.row_start)
             ]
             views = torch.stack(rows).to(device, self.dtype).unbind(1)
+            if (keys.step, keys.row_start) == self.bad:
+                views[1][0, 0, 0, 0] = torch.nan
             ids = torch.tensor(keys.indices, device=device)
             yield Batch(views, ids, torch.full_like(ids, -1), keys.row_start, keys.global_size)

@@ -50,13 +50,21 @@ def run(
     Path(f"{folder}-rank{rank}.json").write_text(json.dumps(asdict(result)))
 
 
-def run_joined(folder: str, *, kind: str, dtype: str, settings: dict[str, Any]) -> None:
+def run_joined(
+    folder: str,
+    *,
+    kind: str,
+    settings: dict[str, Any],
+    dtype: str = "float64",
+    bad_at: int = -1,
+    bad_row: int = 0,
+) -> None:
     """Train a learner that couples samples; every rank leaves its weights beside the run."""
     torch.set_num_threads(1)
     model = joined.build(kind, dtype)
     result = train(
         model,
-        joined.Pictures(dtype),
+        joined.Pictures(dtype, bad_at, bad_row),
         num_samples=joined.NUM_SAMPLES,
         settings=tiny.settings(**settings),
         folder=RunFolder.create(folder, {}),
@@ -80,12 +88,12 @@ def count_left(folder: str, **arguments: Any) -> None:
     run(folder, **arguments)
 
 
-def diverge(folder: str, **arguments: Any) -> None:
-    """Like `run`, and leaves the error's step."""
+def diverge(folder: str, *, training: str = "run", **arguments: Any) -> None:
+    """Like `run` or another training, and leaves the error's step."""
     from torchjepa.engine import DivergedError, is_main_process
 
     try:
-        run(folder, **arguments)
+        globals()[training](folder, **arguments)
     except DivergedError as error:
         rank = 0 if is_main_process() else 1
         Path(f"{folder}-rank{rank}.json").write_text(json.dumps({"step": error.step, "error": str(error)}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from torch import nn
 
 from tests.engine import joined, tiny
 from tests.engine.processes import Server
+from tests.engine.test_loop import KillAt, assert_equal
 from tests.engine.test_ranks import start_ranks, weights
-from torchjepa.engine import MetricsFile, RunFolder, train
+from torchjepa.engine import DivergedError, MetricsFile, RunFolder, train
+from torchjepa.types import NonFiniteError
 
 SETTINGS: dict[str, Any] = {"total_steps": 6, "log_every": 1, "clip_grad": 0.5}
 TOLERANCES = {"float64": {"rtol": 0, "atol": 1e-9}, "float32": {"rtol": 1e-5, "atol": 1e-6}}
@@ -24,14 +27,24 @@ def settings(dtype: str, accumulate: int) -> dict[str, Any]:
     return {**SETTINGS, "accumulate": accumulate, "eps": 1e-2 if dtype == "float32" else 1e-8}
 
 
-def go(folder: Path, learner: nn.Module, dtype: str = "float64", **changes: Any) -> None:
+def go(
+    folder: Path,
+    learner: nn.Module,
+    dtype: str = "float64",
+    *,
+    batches: joined.Pictures | None = None,
+    hooks: tuple[Any, ...] = (),
+    resume: bool = False,
+    **changes: Any,
+) -> None:
     train(
         learner,
-        joined.Pictures(dtype),
+        batches or joined.Pictures(dtype),
         num_samples=joined.NUM_SAMPLES,
         settings=tiny.settings(**changes),
-        folder=RunFolder.create(folder, {}),
-        hooks=(MetricsFile(),),
+        folder=RunFolder(folder) if resume else RunFolder.create(folder, {}),
+        hooks=(MetricsFile(), *hooks),
+        resume=resume,
     )
 
 
@@ -76,3 +89,43 @@ def test_two_ranks_of_two_micro_batches_give_the_run_of_one(
         for name, value in weights(two, rank).items():
             torch.testing.assert_close(value, weights(one)[name], **TOLERANCES["float64"])
     assert_same_figures(two, one, 1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_resumed_run_draws_the_slices_of_the_killed_one(accumulate: int, tmp_path: Path) -> None:
+    changes = settings("float32", accumulate)
+    whole = joined.build("sigreg", "float32")
+    go(tmp_path / "whole", whole, "float32", **changes)
+    assert whole.regularizer.num_calls == 6  # once for every update, however many micro-batches
+    killed = joined.build("sigreg", "float32")
+    go(tmp_path / "run", killed, "float32", **changes, hooks=(KillAt(2, signal.SIGTERM),))
+    assert killed.regularizer.num_calls == 4
+    resumed = joined.build("sigreg", "float32")
+    go(tmp_path / "run", resumed, "float32", **changes, resume=True)
+    assert resumed.regularizer.num_calls == 6
+    assert_equal(resumed, whole)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_regularizer_that_meets_nan_stops_the_run(accumulate: int, tmp_path: Path) -> None:
+    pattern = (
+        r"stopped at step 3: VICReg: views must be finite, got NaN or infinity: view 1 holds 8 of 64.*"
+        r"NaN in the data\. The last good checkpoint is .*step-2\."
+    )
+    changes = {**settings("float64", accumulate), "checkpoint_every": 2}
+    with pytest.raises(DivergedError, match=pattern) as caught:
+        go(tmp_path / "run", joined.build("bare"), batches=joined.Pictures(bad_at=3), **changes)
+    assert caught.value.step == 3
+    assert isinstance(caught.value.__cause__, NonFiniteError)
+    assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_it_stops_all_ranks(accumulate: int, server: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = {"training": "run_joined", "kind": "views", "bad_at": 3, "bad_row": 4}
+    for pid in start_ranks(server, "diverge", folder, settings=settings("float64", accumulate), **arguments):
+        assert server.wait(pid) == 0, server.output()
+    found = [json.loads(Path(f"{folder}-rank{rank}.json").read_text()) for rank in range(2)]
+    assert [each["step"] for each in found] == [3, 3]
+    assert all("VICReg: views must be finite" in each["error"] for each in found)
