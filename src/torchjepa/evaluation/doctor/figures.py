@@ -12,6 +12,7 @@ from torchjepa.evaluation import spectrum
 from torchjepa.evaluation.spectrum.matrix import even_rows
 
 MAX_SAMPLES = 2048
+_RANKED = ("encoder", "projector", "target")
 _MIN_LAYERS = 8  # samples below which shares of variance are noise
 
 Figures = dict[str, float]
@@ -34,7 +35,7 @@ def measure(features: Mapping[str, Tensor]) -> Figures:
     for name, x in whole.items():
         figures[f"{name}/num_samples"] = float(len(x))
         if x.ndim == 2:
-            figures |= _prefixed(name, _matrix(x, full=name in ("encoder", "projector")))
+            figures |= _prefixed(name, _spread(x) | (_rank(x) if name in _RANKED else {}))
         elif len(x):
             figures |= _prefixed(name, _layers(x))
     return figures | _predictor(whole) | _target(whole) | _views(whole)
@@ -50,38 +51,41 @@ def _finite_rows(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: even_rows(x[keep[name]], MAX_SAMPLES) for name, x in features.items()}
 
 
-def _matrix(x: Tensor, full: bool) -> Figures:
-    """Spread and rank of `[n, d]`."""
+def _spread(x: Tensor) -> Figures:
+    """How far `[n, d]` spreads."""
     n, d = x.shape
     figures: Figures = {"dim": float(d), "attainable_rank": float(spectrum.attainable_rank(n, d))}
     if n < 2:
         return figures
-    values = spectrum.covariance_spectrum(x)
-    total, length = values.sum().item(), x.square().sum(dim=1).mean().item()
-    shares = values / total if total > 0 else values
-    rank = spectrum.rank_of_spectrum(values)
-    holding = float((shares.cumsum(0) < 0.95).sum()) + 1 if total > 0 else 0.0
-    figures |= {
+    length = x.square().sum(dim=1).mean().item()
+    return figures | {
         "std": spectrum.feature_std(x),
         "norm": x.norm(dim=1).mean().item(),
-        "relative_std": math.sqrt(total / length) if length > 0 else 0.0,
+        "relative_std": math.sqrt(x.var(dim=0).sum().item() / length) if length > 0 else 0.0,
         "normalized_std": spectrum.normalized_std(x),
         "mean_cosine": spectrum.mean_cosine(x),
-        "effective_rank": rank,
-        "rank_share": rank / figures["attainable_rank"],
-        "rank_95": holding,
-        "rank_95_share": holding / figures["attainable_rank"],
-        "top_share": shares[0].item(),
-        "dead_share": spectrum.dead_dimensions(x) / d,
     }
-    return figures | _costly(x, values) if full else figures
 
 
-def _costly(x: Tensor, values: Tensor) -> Figures:
-    power = values.square().sum().item()
-    alpha = spectrum.alpha_req(x)
+def _rank(x: Tensor) -> Figures:
+    """How many directions `[n, d]` uses."""
+    n, d = x.shape
+    if n < 2:
+        return {}
+    values = spectrum.covariance_spectrum(x)
+    total, power = values.sum().item(), values.square().sum().item()
+    attainable = spectrum.attainable_rank(n, d)
+    rank = spectrum.rank_of_spectrum(values)
+    holding = float((values.cumsum(0) < 0.95 * total).sum()) + 1 if total > 0 else 0.0
+    alpha = spectrum.power_law_of_spectrum(values, attainable)
     return {
-        "participation_ratio": values.sum().item() ** 2 / power if power > 0 else 0.0,
+        "effective_rank": rank,
+        "rank_share": rank / attainable,
+        "rank_95": holding,
+        "rank_95_share": holding / attainable,
+        "participation_ratio": total**2 / power if power > 0 else 0.0,
+        "top_share": values[0].item() / total if total > 0 else 0.0,
+        "dead_share": spectrum.dead_dimensions(x) / d,
         "rankme": spectrum.rankme(x),
         "correlation": spectrum.mean_off_diagonal_correlation(x),
         "uniformity": spectrum.uniformity(x),

@@ -6,7 +6,7 @@ the smaller side.
 
 from torchjepa.evaluation.spectrum.lidar import lidar
 from torchjepa.evaluation.spectrum.pairs import alignment, relative_error, uniformity
-from torchjepa.evaluation.spectrum.power_law import AlphaReQ, alpha_req
+from torchjepa.evaluation.spectrum.power_law import AlphaReQ, alpha_req, power_law_of_spectrum
 from torchjepa.evaluation.spectrum.rank import (
     attainable_rank,
     covariance_spectrum,
@@ -38,6 +38,7 @@ __all__ = [
     "mean_off_diagonal_correlation",
     "normalized_std",
     "participation_ratio",
+    "power_law_of_spectrum",
     "rank_of_spectrum",
     "rankme",
     "relative_error",

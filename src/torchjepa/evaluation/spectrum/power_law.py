@@ -51,16 +51,23 @@ def alpha_req(features: Tensor, fit_range: tuple[int, int] | None = None) -> Alp
     """
     values = covariance_spectrum(finite(features, "alpha_req"))
     n, d = features.shape
-    first, last = fit_range or _middle(attainable_rank(n, d))
-    if fit_range is not None and not 1 <= first < last <= d:
+    if fit_range is not None and not 1 <= fit_range[0] < fit_range[1] <= d:
         raise ValueError(
             f"alpha_req: fit_range must be (first, last) with 1 <= first < last <= {d}, got {fit_range}."
         )
-    last = min(last, int((values > _FLOOR * values[0]).sum()))
+    return power_law_of_spectrum(values, attainable_rank(n, d), fit_range)
+
+
+def power_law_of_spectrum(
+    eigenvalues: Tensor, attainable: int, fit_range: tuple[int, int] | None = None
+) -> AlphaReQ:
+    """`alpha_req` from the eigenvalues of the covariance `[d]`, largest first, and the attainable rank."""
+    first, last = fit_range or _middle(attainable)
+    last = min(last, int((eigenvalues > _FLOOR * eigenvalues[0]).sum()))
     if last <= first:
         return AlphaReQ(float("nan"), float("nan"), first, last)
     x = torch.arange(first, last + 1, dtype=torch.float64).log()
-    y = values[first - 1 : last].log()
+    y = eigenvalues[first - 1 : last].log()
     x, y = x - x.mean(), y - y.mean()
     slope = (x @ y) / (x @ x)
     spread = y.square().sum()
