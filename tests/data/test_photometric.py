@@ -72,6 +72,13 @@ def test_blur_of_an_image_smaller_than_its_kernel_keeps_a_constant():
     assert torch.allclose(out, torch.full((2, 3, 4, 3), 0.25))
 
 
+def test_autocast_changes_nothing():
+    change, table = Photometric(blur_probability=1.0), draws(4)
+    plain = change(images(4), table)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(change(images(4), table), plain)
+
+
 def test_solarise_inverts_from_its_threshold():
     x = torch.tensor([0.0, 0.4, 0.5, 1.0]).view(1, 1, 2, 2)
     out = Photometric(**STILL, solarise_probability=1.0)(x, draws(1))

@@ -43,7 +43,15 @@ def small(recipe: Recipe) -> Recipe:
 
 def test_the_recipes_of_the_release_are_there() -> None:
     assert NAMES[0] == "digits"
-    expected = {"digits", "ijepa-tiny", "ijepa-small", "ijepa-base", "vicreg-tiny", "barlow-tiny"}
+    expected = {
+        "digits",
+        "ijepa-tiny",
+        "ijepa-small",
+        "ijepa-base",
+        "vicreg-tiny",
+        "barlow-tiny",
+        "lejepa-tiny",
+    }
     assert expected <= set(NAMES)
 
 
@@ -51,7 +59,7 @@ def test_the_recipes_of_the_release_are_there() -> None:
 def test_a_recipe_survives_json(name: str) -> None:
     recipe = find_recipe(name)
     text = json.dumps(to_json(recipe), allow_nan=False)
-    assert from_json(recipe, json.loads(text)) == recipe
+    # Not by ==: parts that are modules are told apart by identity.
     assert to_json(from_json(recipe, json.loads(text))) == to_json(recipe)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from torchjepa.cli.train import parse
-from torchjepa.collapse import VICReg
+from torchjepa.collapse import VCReg, VICReg
 from torchjepa.masking import MultiBlockMasking
 from torchjepa.models import LayerNormTargets, PositionStandardize
 from torchjepa.nn import ConvStemViT, MeanMaxPool, Projector, ViT
@@ -55,6 +55,45 @@ def test_every_option_reaches_its_part():
     assert learner.num_mask_draws == 2
     assert learner.regularizer_pool == MeanMaxPool()
     assert learner.projector.config == Projector(32, 24, 24, num_layers=3).config
+
+
+def test_without_ema_the_encoder_predicts_its_own_tokens():
+    recipe = parse(["ijepa-digits", "--no-ema", "--regularizer-pool", "None"]).recipe
+    assert not recipe.ema
+    assert recipe.regularizer_pool is None
+    learner = dataclasses.replace(recipe, regularizer=VCReg(), num_mask_draws=1).build_learner(1, 10)
+    assert learner.ema is None
+    assert learner.regularizer_pool is None
+    assert learner.deployable_encoder is learner.encoder
+    assert not hasattr(learner, "target_encoder")
+    assert learner.projector.config["in_dim"] == recipe.embed_dim
+    batch = Batch((torch.randn(8, 1, 32, 32),), torch.arange(8), torch.full((8,), -1))
+    _, targets = learner.targets(batch.views[0])
+    assert targets.requires_grad
+    loss = learner.loss(batch, 0)
+    loss.total.backward()
+    assert set(loss.terms) == {"prediction", "variance", "covariance"}
+
+
+def test_every_learner_has_a_regularizer_of_its_own():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+
+        def compute(self, *views):
+            self.calls += 1
+            return VICReg().compute(*views)
+
+        def loss(self, *views):
+            return self.compute(*views).total()
+
+    recipe = dataclasses.replace(digits, regularizer=Counting())
+    batch = Batch((torch.randn(8, 1, 32, 32),), torch.arange(8), torch.full((8,), -1))
+    first, second = recipe.build_learner(1, 10), recipe.build_learner(1, 10)
+    first.loss(batch, 0)
+    assert [each.regularizer.calls for each in (first, second)] == [1, 0]
+    assert recipe.regularizer.calls == 0
 
 
 def test_digits_see_seven_tokens_of_nine():

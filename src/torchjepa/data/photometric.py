@@ -187,4 +187,6 @@ def _blur(x: Tensor, sigma: Tensor, most: float) -> Tensor:
     num = len(x)
     if x.shape[:2] == (1, 1):
         x, sigma = x.repeat(2, 1, 1, 1), sigma.repeat(2, 1, 1, 1)
-    return gaussian_blur2d(x, (size[0], size[1]), sigma.view(-1, 1).expand(-1, 2))[:num]
+    # Views are float32, also where the caller's loop is under autocast.
+    with torch.autocast(x.device.type, enabled=False):
+        return gaussian_blur2d(x, (size[0], size[1]), sigma.view(-1, 1).expand(-1, 2))[:num]

@@ -2,6 +2,7 @@
 
 from torchjepa.models.ijepa import IJEPA
 from torchjepa.models.joint_embedding import JointEmbedding
+from torchjepa.models.lejepa import LeJEPA
 from torchjepa.models.targets import LayerNormTargets, PositionStandardize, TargetNorm
 
-__all__ = ["IJEPA", "JointEmbedding", "LayerNormTargets", "PositionStandardize", "TargetNorm"]
+__all__ = ["IJEPA", "JointEmbedding", "LeJEPA", "LayerNormTargets", "PositionStandardize", "TargetNorm"]

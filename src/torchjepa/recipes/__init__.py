@@ -2,6 +2,7 @@
 
 from torchjepa.recipes.base import Recipe
 from torchjepa.recipes.joint_embedding import JointEmbeddingRecipe
+from torchjepa.recipes.lejepa import LeJEPARecipe
 from torchjepa.recipes.masked import IJEPARecipe
 
-__all__ = ["IJEPARecipe", "JointEmbeddingRecipe", "Recipe"]
+__all__ = ["IJEPARecipe", "JointEmbeddingRecipe", "LeJEPARecipe", "Recipe"]
