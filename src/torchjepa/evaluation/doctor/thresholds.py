@@ -20,6 +20,7 @@ class Thresholds:
         max_rank_95: so many such directions are enough whatever is attainable.
         min_rank: what either must reach at least, where more than twice as many directions are attainable.
         projector_dim: a projector of fewer dimensions (and of fewer than a quarter of the encoder's) is too narrow.
+        top_share: dimensional collapse when one direction holds more than this share of the variance.
         dead_share: dimensional collapse when more dimensions than this share are dead.
         token_share: token collapse below this share of variance within a sample.
         time_share: temporal collapse below this share of variance within a clip.
@@ -44,6 +45,7 @@ class Thresholds:
     max_rank_95: int = 10
     min_rank: float = 2.0
     projector_dim: int = 8
+    top_share: float = 0.75
     dead_share: float = 0.5
     token_share: float = 0.05
     time_share: float = 0.05

@@ -19,29 +19,41 @@ def find(case: Case) -> Finding | None:
     """A rank that is small against the attainable one, most dimensions dead, or a projector too narrow."""
     if case.too_few or case.warming_up:
         return None
-    limits = case.thresholds
-    evidence = _low_rank(case, "encoder") + _low_rank(case, "projector")
-    evidence += case.above("encoder/dead_share", limits.dead_share)
-    evidence += case.below("projector/dim", min(limits.projector_dim, case["encoder/dim"] / 4))
+    evidence = _encoder(case) + _projector(case)
     if not evidence:
         return None
     return Finding(
         Verdict.DIMENSIONAL_COLLAPSE,
         "the features vary along a few directions only; the other dimensions repeat them or are dead. Where "
         "only the projector's do so, the encoder is kept from it by nothing in the loss.",
-        evidence + case.above("encoder/top_share", 0.5),
+        evidence,
         _ADVICE,
     )
 
 
-def _low_rank(case: Case, name: str) -> tuple[Evidence, ...]:
-    limits, attainable = case.thresholds, case[f"{name}/attainable_rank"]
+def _encoder(case: Case) -> tuple[Evidence, ...]:
+    limits, attainable = case.thresholds, case["encoder/attainable_rank"]
     if attainable <= 2 * limits.min_rank:
         return ()
+    holding = min(limits.max_rank_95, max(limits.min_rank, limits.rank_95_share * attainable))
     return (
-        *case.below(f"{name}/effective_rank", max(limits.min_rank, limits.rank_share * attainable)),
-        *case.below(
-            f"{name}/rank_95",
-            min(limits.max_rank_95, max(limits.min_rank, limits.rank_95_share * attainable)),
-        ),
+        *_low_rank(case, "encoder"),
+        *case.below("encoder/rank_95", holding),
+        *case.above("encoder/top_share", limits.top_share),
+        *case.above("encoder/dead_share", limits.dead_share),
     )
+
+
+def _projector(case: Case) -> tuple[Evidence, ...]:
+    limits = case.thresholds
+    narrow = case.below("projector/dim", min(limits.projector_dim, case["encoder/dim"] / 4))
+    if narrow or case["projector/attainable_rank"] <= 2 * limits.min_rank:
+        return narrow
+    # Healthy projectors may hold 95 % of the variance in three directions: only one alone counts here.
+    return _low_rank(case, "projector") + case.below("projector/rank_95", limits.min_rank)
+
+
+def _low_rank(case: Case, name: str) -> tuple[Evidence, ...]:
+    limits = case.thresholds
+    least = max(limits.min_rank, limits.rank_share * case[f"{name}/attainable_rank"])
+    return case.below(f"{name}/effective_rank", least)
