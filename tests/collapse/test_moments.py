@@ -45,7 +45,9 @@ def standard(z: Tensor, divisor: float, eps: float) -> Tensor:
 @given(**SHAPES)
 def test_spread_equals_loops(g: int, n: int, d: int, seed: int) -> None:
     views = 3.0 + cube(seed, g, n, d), 0.3 * cube(seed + 1, g, n, d)
-    hinges, covariances = (values.view(2, g) for values in spread(alone(*views), 0.8, 1e-3))
+    *both, distances = spread(alone(*views), 0.8, 1e-3, distance=True)
+    hinges, covariances = (values.view(2, g) for values in both)
+    np.testing.assert_allclose(distances, ((views[0] - views[1]) ** 2).sum((1, 2)), rtol=1e-9)
     for view, z in enumerate(views):
         for group in range(g):
             diagonal, off = loops(*2 * [((z[group] - z[group].mean(0)) / (n - 1) ** 0.5).numpy()])
@@ -68,20 +70,20 @@ def test_correlation_equals_loops(g: int, n: int, d: int, seed: int) -> None:
 @pytest.mark.parametrize(("n", "d"), [(4, 11), (9, 3), (3, 2), (2, 1)])
 def test_gradients_are_the_derivatives_on_both_sides(n: int, d: int) -> None:
     a, b = 1.0 + cube(0, 2, n, d).requires_grad_(), cube(1, 2, n, d).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, y: spread(alone(x, y), 1.5, 1e-3), (a, b))
+    assert torch.autograd.gradcheck(lambda x, y: spread(alone(x, y), 1.5, 1e-3, distance=True), (a, b))
     assert torch.autograd.gradcheck(lambda x, y: correlation(alone(x, y), n - 0.5, 1e-2), (a, b))
 
 
 def test_dominant_dimensions_do_not_drown_the_others_in_float32() -> None:
     z = cube(0, 1, 64, 256)
     z[..., :4] *= 1e3
-    exact = spread(alone(z), 1.0, 1e-4)[1].item()
+    exact = spread(alone(z), 1.0, 1e-4, distance=True)[1].item()
     leaf = z.float().requires_grad_()
-    energy = spread(alone(leaf), 1.0, 1e-4)[1]
+    energy = spread(alone(leaf), 1.0, 1e-4, distance=True)[1]
     assert energy.item() == pytest.approx(exact, rel=1e-5)
     (grad,) = torch.autograd.grad(energy, leaf)
     wide = z.clone().requires_grad_()
-    (exact_grad,) = torch.autograd.grad(spread(alone(wide), 1.0, 1e-4)[1], wide)
+    (exact_grad,) = torch.autograd.grad(spread(alone(wide), 1.0, 1e-4, distance=True)[1], wide)
     assert (grad - exact_grad).norm() < 1e-5 * exact_grad.norm()
 
 
@@ -95,7 +97,7 @@ def test_a_symmetric_product_in_blocks_is_the_product(transposed: bool) -> None:
 def test_nothing_of_size_d_by_d_is_made_where_samples_are_fewer() -> None:
     a, b = (cube(seed, 1, 8, 600).requires_grad_() for seed in (0, 1))
     with _Largest() as largest:
-        energies = spread(alone(a), 1.0, 1e-4)[1] + correlation(alone(a, b), 7, 1e-5)[1]
+        energies = spread(alone(a), 1.0, 1e-4, distance=True)[1] + correlation(alone(a, b), 7, 1e-5)[1]
         energies.sum().backward()
     assert largest.numel == 2 * 8 * 600
 

@@ -31,8 +31,10 @@ _BLOCK = 1 << 16
 _SYMMETRIC = 512
 
 
-def spread(samples: Samples, gamma: float, eps: float) -> tuple[Float[Tensor, " v_g"], Float[Tensor, " v_g"]]:
-    """Of every view: v = mean_d relu(gamma - sqrt(var_d + eps)) and c = sum_{j != k} Cov_jk^2 / d.
+def spread(
+    samples: Samples, gamma: float, eps: float, *, distance: bool
+) -> tuple[Float[Tensor, " v_g"], Float[Tensor, " v_g"], Float[Tensor, " g"]]:
+    """Of every view: v = mean_d relu(gamma - sqrt(var_d + eps)) and c = sum_{j != k} Cov_jk^2 / d; their distance.
 
     var and Cov are divided by n - 1. n^2 d or n d^2 multiplications a view forward, whichever is fewer, and as many
     backward. Over several processes the d x d sums or the rows travel, whichever are fewer bytes.
@@ -41,12 +43,14 @@ def spread(samples: Samples, gamma: float, eps: float) -> tuple[Float[Tensor, " 
         samples: v views of g groups.
         gamma: the standard deviation that the hinge asks for.
         eps: added to the variance.
+        distance: whether the third result is wanted.
 
     Returns:
-        v and c of every group, `[v * g]`, global, view after view.
+        v and c of every group, `[v * g]`, global, view after view; and of every group the sum of squared differences
+        of the first view and each other, `[g]`, global (0 where it is not wanted).
     """
     function = _SpreadByRows if _rows_are_cheaper(samples, views=1) else _SpreadByColumns
-    return function.apply(*samples.views, samples, gamma, eps)  # type: ignore[no-any-return]
+    return function.apply(*samples.views, samples, gamma, eps, distance)  # type: ignore[no-any-return]
 
 
 def correlation(
@@ -75,19 +79,34 @@ def _rows_are_cheaper(samples: Samples, views: int) -> bool:
     return n * views < d if samples.across else n * 2 * views < d * (views + 1)
 
 
-def _centered(samples: Samples, views: Sequence[Tensor]) -> Float[Tensor, "v_g n d"]:
-    """The views below each other, each less its mean.
+def _centered(
+    samples: Samples, views: Sequence[Tensor]
+) -> tuple[Float[Tensor, "v_g n d"], Float[Tensor, "v_g 1 d"]]:
+    """The views below each other, each less its mean, and the means.
 
     The subtraction comes before any square, or float32 loses the variance of data far from zero. No gradient goes
     back through the mean: those below are combinations of centred rows, whose mean is zero already.
     """
-    stacked = torch.cat(views)
-    (sums,) = _total(samples, stacked.sum(1, keepdim=True))
-    return stacked.sub_(sums.div_(samples.count))
+    if views[0].numel() <= _BLOCK:  # a handful of calls is what it costs
+        stacked = torch.cat(views)
+        (sums,) = _total(samples, stacked.sum(1, keepdim=True))
+        return stacked.sub_(sums.div_(samples.count)), sums
+    (sums,) = _total(samples, torch.cat([view.sum(1, keepdim=True) for view in views]))
+    means, (g, n, d) = sums.div_(samples.count), views[0].shape
+    stacked = sums.new_empty(len(views) * g, n, d)
+    for view, mean, out in zip(views, means.split(g), stacked.split(g)):
+        torch.sub(view, mean, out=out)
+    return stacked, means
+
+
+def _row_blocks(x: Float[Tensor, "g n d"]) -> list[slice]:
+    """Rows at a time that stay in the cache: a pass over new memory costs more than the arithmetic in it."""
+    rows = max(1, _BLOCK // (x.shape[0] * x.shape[2]))
+    return [slice(start, start + rows) for start in range(0, max(x.shape[1], 1), rows)]
 
 
 def _gram(x: Float[Tensor, "g n d"]) -> Float[Tensor, "g n n"]:
-    """x x^T; above some size in blocks, so that a symmetric product costs little more than half."""
+    """The product x x^T; above some size in blocks, so that a symmetric product costs little more than half."""
     n = x.shape[1]
     if n < _SYMMETRIC or x.device.type != "cpu":
         return torch.bmm(x, x.mT)
@@ -121,12 +140,8 @@ def _total(samples: Samples, *parts: Tensor) -> list[Tensor]:
 
 
 def _dots(x: Float[Tensor, "g n d"], y: Float[Tensor, "g n d"]) -> Float[Tensor, "g 1 d"]:
-    # In blocks that stay in the cache: a new tensor of the size of x costs more than the sum.
-    rows = max(1, _BLOCK // (x.shape[0] * x.shape[2]))
-    if x.shape[1] <= rows:
-        return (x * y).sum(1, keepdim=True)
-    sums = [(u * v).sum(1, keepdim=True) for u, v in zip(x.split(rows, dim=1), y.split(rows, dim=1))]
-    return torch.cat(sums, dim=1).sum(1, keepdim=True)
+    sums = [(x[:, rows] * y[:, rows]).sum(1, keepdim=True) for rows in _row_blocks(x)]
+    return sums[0] if len(sums) == 1 else torch.cat(sums, dim=1).sum(1, keepdim=True)
 
 
 def _dot(x: Tensor, y: Tensor) -> Float[Tensor, " g"]:
@@ -149,32 +164,34 @@ def _hinge(ctx: Any, squares: Float[Tensor, "v_g 1 d"], gamma: float, eps: float
 
 class _SpreadByColumns(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        *views, ctx.samples, gamma, eps = args
-        z = _centered(ctx.samples, views)
-        (gram,) = _total(ctx.samples, _gram(z.mT))
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        *views, ctx.samples, gamma, eps, ctx.distance = args
+        z, means = _centered(ctx.samples, views)
+        gram, distance = _total(ctx.samples, _gram(z.mT), _distance(ctx, z, means))
         diagonal = gram.diagonal(dim1=1, dim2=2)
         hinge = _hinge(ctx, diagonal.unsqueeze(1), gamma, eps)
         # Removed before the squares are summed: subtracting it afterwards cancels where a dimension dominates.
         diagonal.zero_()
-        ctx.save_for_backward(z, gram, ctx.slope)
-        return hinge, _dot(gram, gram).div_(_covariance_divisor(ctx.samples))
+        ctx.save_for_backward(z, means, ctx.slope, gram)
+        return hinge, _dot(gram, gram).div_(_covariance_divisor(ctx.samples)), distance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        z, gram, slope = ctx.saved_tensors
-        by_hinge, by_energy = _upstream(ctx.samples, grads)
-        grad = torch.bmm(z, gram).mul_(by_energy).addcmul_(z, slope * by_hinge)
-        return *grad.chunk(len(ctx.samples.views)), None, None, None
+        z, means, slope, gram = ctx.saved_tensors
+        by_hinge, by_energy, by_distance = _upstream(ctx.samples, grads)
+        grad = torch.bmm(z, gram * by_energy)
+        _add_slopes(ctx, grad, z, means, slope * by_hinge, by_distance)
+        return *grad.chunk(len(ctx.samples.views)), None, None, None, None
 
 
 class _SpreadByRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        *views, ctx.samples, gamma, eps = args
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        *views, ctx.samples, gamma, eps, ctx.distance = args
         samples = ctx.samples
-        z = _centered(samples, views)
+        z, means = _centered(samples, views)
+        distance = _distance(ctx, z, means)
         everything = _gathered(z, samples)
         squares = _dots(everything, everything)
         hinge = _hinge(ctx, squares, gamma, eps)
@@ -185,41 +202,73 @@ class _SpreadByRows(torch.autograd.Function):
         start = sum(samples.row_counts[: dist.rank()]) if samples.across else 0
         own = slice(start, start + z.shape[1])
         kernel = torch.bmm(quiet[:, own], quiet.mT) if samples.across else _gram(quiet)  # [v * g, n_local, n]
-        (energy,) = _total(samples, _dot(kernel, kernel))
+        energy, distance = _total(samples, _dot(kernel, kernel), distance)
         between, within = torch.bmm(loud.mT, quiet), torch.bmm(loud.mT, loud)
         within.diagonal(dim1=1, dim2=2).zero_()
         rest = squares.scatter_(2, apart, 0.0)
         everything.scatter_(2, columns, loud)
         energy = energy - _dot(rest, rest) + 2.0 * _dot(between, between) + _dot(within, within)
-        ctx.save_for_backward(z, kernel, everything, loud[:, own], between, within, rest, apart, ctx.slope)
-        return hinge, energy.div_(_covariance_divisor(samples))
+        ctx.save_for_backward(
+            z, means, ctx.slope, kernel, everything, loud[:, own], between, within, rest, apart
+        )
+        return hinge, energy.div_(_covariance_divisor(samples)), distance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        z, kernel, everything, loud, between, within, rest, apart, slope = ctx.saved_tensors
-        by_hinge, by_energy = _upstream(ctx.samples, grads)
-        grad = torch.baddbmm(torch.bmm(loud, between), kernel, everything)
+        z, means, slope, kernel, everything, loud, between, within, rest, apart = ctx.saved_tensors
+        by_hinge, by_energy, by_distance = _upstream(ctx.samples, grads)
+        # The weight goes into the small factors.
+        loud = loud * by_energy
+        grad = torch.bmm(kernel * by_energy, everything).baddbmm_(loud, between)
         grad.scatter_add_(2, apart.expand(-1, z.shape[1], -1), torch.bmm(loud, within))
-        grad.mul_(by_energy).addcmul_(z, slope * by_hinge - by_energy * rest)
-        return *grad.chunk(len(ctx.samples.views)), None, None, None
+        _add_slopes(ctx, grad, z, means, slope * by_hinge - by_energy * rest, by_distance)
+        return *grad.chunk(len(ctx.samples.views)), None, None, None, None
+
+
+def _distance(ctx: Any, z: Float[Tensor, "v_g n d"], means: Float[Tensor, "v_g 1 d"]) -> Float[Tensor, " g"]:
+    """Of this process: the sum over samples and dimensions of (z_1 - z_v)^2, over the views after the first."""
+    first, *others = z.chunk(len(ctx.samples.views))
+    if not ctx.distance:
+        return z.new_zeros(len(first))
+    mean, *other_means = means.chunk(len(ctx.samples.views))
+    total = z.new_zeros(len(first))
+    for other, other_mean in zip(others, other_means):
+        shift = mean - other_mean
+        for rows in _row_blocks(first):
+            difference = (first[:, rows] - other[:, rows]).add_(shift)
+            total = total + _dot(difference, difference)
+    return total
+
+
+def _add_slopes(ctx: Any, grad: Tensor, z: Tensor, means: Tensor, slope: Tensor, by_distance: Tensor) -> None:
+    """Add to the gradient what hinge, diagonal and distance give: grad += slope z + 2 by_distance (z_1 - z_v), ..."""
+    g = by_distance.shape[0]
+    for rows in _row_blocks(grad):
+        part, x = grad[:, rows], z[:, rows]
+        part.addcmul_(x, slope)
+        for view in range(1, len(z) // g if ctx.distance else 1):
+            other = slice(view * g, (view + 1) * g)
+            difference = (x[:g] - x[other]).add_(means[:g] - means[other]).mul_(by_distance)
+            part[:g].add_(difference)
+            part[other].sub_(difference)
 
 
 def _covariance_divisor(samples: Samples) -> int:
     return (samples.count - 1) ** 2 * samples.views[0].shape[2]
 
 
-def _upstream(samples: Samples, grads: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """What hinge and covariance are worth in the loss, times the factors of their derivatives by x, [v * g, 1, 1]."""
-    by_hinge, by_covariance = _total(samples, *grads)
-    return 2.0 * by_hinge[:, None, None], by_covariance[:, None, None] * (4.0 / _covariance_divisor(samples))
+def _upstream(samples: Samples, grads: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """What each output is worth in the loss, times the factor of its derivative by centred rows, [v * g or g, 1, 1]."""
+    by_hinge, by_covariance, by_distance = (grad[:, None, None] for grad in _total(samples, *grads))
+    return 2.0 * by_hinge, by_covariance * (4.0 / _covariance_divisor(samples)), 2.0 * by_distance
 
 
 class _CorrelationByColumns(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
         *views, ctx.samples, ctx.divisor, eps = args
-        z = _centered(ctx.samples, views)
+        z, _ = _centered(ctx.samples, views)
         z_a, z_b = z.chunk(2)
         off, squares = _total(ctx.samples, torch.bmm(z_a.mT, z_b), _dots(z, z))
         scale = (squares / ctx.divisor + eps).rsqrt_()  # [2 g, 1, d]
@@ -256,7 +305,7 @@ class _CorrelationByRows(torch.autograd.Function):
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
         *views, ctx.samples, ctx.divisor, eps = args
         samples, n = ctx.samples, ctx.samples.count
-        unit = _centered(samples, views)  # [2 g, n_local, d]
+        unit, _ = _centered(samples, views)  # [2 g, n_local, d]
         (squares,) = _total(samples, _dots(unit, unit))
         scale = (squares / ctx.divisor + eps).rsqrt_()  # [2 g, 1, d]
         unit.mul_(scale)
@@ -281,7 +330,15 @@ class _CorrelationByRows(torch.autograd.Function):
         )  # each view by the other's inner products
         (along,) = _total(samples, _dots(grad, unit))
         along = weight * along + (slope * on).repeat(2, 1, 1)
-        grad.mul_(scale * weight).addcmul_(unit, along * scale, value=-1.0 / ctx.divisor)
-        for mine, other, factor in zip(grad.chunk(2), unit.chunk(2)[::-1], scale.chunk(2)):
-            mine.addcmul_(other, factor * slope, value=1.0 / n)
+        scale_by, along, slope = (
+            scale * weight,
+            along * scale / -ctx.divisor,
+            scale * (slope / n).repeat(2, 1, 1),
+        )
+        half = len(unit) // 2
+        for rows in _row_blocks(grad):
+            part, x = grad[:, rows], unit[:, rows]
+            part.mul_(scale_by).addcmul_(x, along)
+            part[:half].addcmul_(x[half:], slope[:half])
+            part[half:].addcmul_(x[:half], slope[half:])
         return *grad.chunk(2), None, None, None

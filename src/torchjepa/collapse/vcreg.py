@@ -67,5 +67,8 @@ class VCReg(AbstractCollapseRegularizer):
         Args:
             samples: one view or more, checked and grouped.
         """
-        hinge, covariance = map(samples.mean_over_groups, moments.spread(samples, self.gamma, self.eps))
-        return VCRegLoss(variance=self.mu_var * hinge, covariance=self.nu_cov * covariance)
+        hinge, covariance, _ = moments.spread(samples, self.gamma, self.eps, distance=False)
+        return VCRegLoss(
+            variance=self.mu_var * samples.mean_over_groups(hinge),
+            covariance=self.nu_cov * samples.mean_over_groups(covariance),
+        )

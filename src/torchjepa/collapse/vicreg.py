@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from torchjepa import dist
 from torchjepa.collapse import moments
 from torchjepa.collapse.base import AbstractCollapseRegularizer, WeightedTerms
 from torchjepa.collapse.samples import Over, Samples, check_eps, check_over, check_weights
@@ -93,11 +91,11 @@ class VICReg(AbstractCollapseRegularizer):
         Args:
             samples: two views, checked and grouped.
         """
-        squares = dist.all_reduce_sum(F.mse_loss(*samples.views, reduction="sum"))
-        num = samples.num_groups * samples.count * samples.views[0].shape[2]
-        hinge, covariance = map(samples.mean_over_groups, moments.spread(samples, self.gamma, self.eps))
+        hinge, covariance, squares = map(
+            samples.mean_over_groups, moments.spread(samples, self.gamma, self.eps, distance=True)
+        )
         return VICRegLoss(
-            invariance=squares * (self.lambda_inv / num),
+            invariance=squares * (self.lambda_inv / (samples.count * samples.views[0].shape[2])),
             variance=hinge * (self.mu_var * (1.0 if self.variance_reduction == "mean" else 2.0)),
             covariance=covariance * (2.0 * self.nu_cov),
         )
