@@ -17,6 +17,8 @@ _DIVERGED = (
     "Look for NaN and constant samples in the data, and train in float32 or bfloat16 rather than float16.",
 )
 
+_ROUNDING = 1e-6  # of float32, with room
+
 
 def find(case: Case) -> Finding | None:
     """All samples alike (by direction, by content of their tokens), spread gone, or values not finite."""
@@ -30,13 +32,13 @@ def find(case: Case) -> Finding | None:
         for name in ("tokens", "target_tokens"):
             evidence += case.below(f"{name}/content_share", limits.content_share)
         evidence += case.below("history/std_ratio", limits.std_drop)
-    if case["encoder/std"] == 0 and not evidence:
-        evidence = (case.evidence("encoder/std", "above 0"),)
+    else:  # a fresh network's features are nearly alike, but not to the last digit
+        evidence += case.below("encoder/relative_std", _ROUNDING)
     if not evidence:
         return None
     return Finding(
         Verdict.COMPLETE_COLLAPSE,
-        "the encoder gives nearly the same features whatever it sees. A high rank of the centred features does "
+        "the features are nearly the same whatever the encoder sees. A high rank of the centred features does "
         "not speak against it: what is left of them is noise.",
         evidence + case.above("encoder/mean_cosine", 0.99),
         _ADVICE,
