@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from tests.engine import joined, tiny
+from torchjepa import dist
 from torchjepa.collapse import VICReg
 from torchjepa.engine.accumulate import Backward
 from torchjepa.models import JointEmbedding
 from torchjepa.nn import ConvEncoder, Projector
+from torchjepa.testing import run_on_ranks
 from torchjepa.types import Batch, Embedded, Loss
 
 
@@ -135,6 +137,19 @@ def test_running_statistics_move_once() -> None:
     for name, buffer in learner.named_buffers():
         assert buffer is own[name]
         torch.testing.assert_close(buffer, twin.get_buffer(name))
+
+
+def statistics_of_a_rank() -> list[Tensor]:
+    learner = spied()
+    learner.projector[1] = nn.BatchNorm1d(6)  # torch's, of this rank's samples alone
+    update(learner, [replace(batch, views=batch.views[:: 1 - 2 * dist.rank()]) for batch in pictures(2)])
+    return list(learner.buffers())
+
+
+def test_buffers_that_ranks_move_apart_are_those_of_the_first_again() -> None:
+    first, second = run_on_ranks(statistics_of_a_rank, 2)
+    for ours, theirs in zip(first, second, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("kind", ["views", "predicted"])
