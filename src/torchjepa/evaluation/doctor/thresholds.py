@@ -25,7 +25,8 @@ class Thresholds:
         token_share: token collapse below this share of variance within a sample.
         time_share: temporal collapse below this share of variance within a clip.
         motion: the predictor copies when it moves away from the context by less than this share of the
-            target's own squared distance from it.
+            target's own squared distance from it, and
+        copy_error: its error is above this share of that of copying.
         relative_error: the predictor adds nothing above this error relative to the mean target's.
         scale_ratio: target drift when target and online tokens differ in scale by more than this factor.
         target_change: target drift when the targets' spread grew or shrank by this factor since the middle of
@@ -50,6 +51,7 @@ class Thresholds:
     token_share: float = 0.05
     time_share: float = 0.05
     motion: float = 0.1
+    copy_error: float = 0.7
     relative_error: float = 0.99
     scale_ratio: float = 5.0
     target_change: float = 2.5

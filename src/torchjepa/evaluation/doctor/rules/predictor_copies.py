@@ -30,8 +30,10 @@ def find(case: Case) -> Finding | None:
 
 
 def _copied(case: Case) -> tuple[Evidence, ...]:
+    # A small step in the right direction is no copy: it must also gain next to nothing.
     moves = case.below("predictor/motion", case.thresholds.motion)
-    return moves and (*moves, case.evidence("predictor/error_against_copy", "well below 1"))
+    gains = case.above("predictor/error_against_copy", case.thresholds.copy_error)
+    return moves + gains if moves and gains else ()
 
 
 def _mean(case: Case) -> tuple[Evidence, ...]:
