@@ -35,14 +35,11 @@ def accumulate_gradients(
         terms = accumulate_gradients(VICReg(), lambda x: (model(x[0]), model(x[1])), micro_batches)
         optimizer.step()
 
-    On several processes the regularizer sees the micro-batches of all. Call inside DDP's `no_sync()` (or with the
-    bare module) and average the gradients afterwards, as the last backward pass does not hold every parameter:
+    On several processes the regularizer sees the micro-batches of all. Let `embed` call the bare module, or all of it
+    run inside DDP's `no_sync()`, and average the gradients over the processes afterwards:
 
-        with model.no_sync():
-            terms = accumulate_gradients(VICReg(), embed, micro_batches)
         for parameter in model.parameters():
-            parameter.grad /= torch.distributed.get_world_size()
-            torch.distributed.all_reduce(parameter.grad)
+            torch.distributed.all_reduce(parameter.grad.div_(torch.distributed.get_world_size()))
 
     Args:
         regularizer: any; called once.
@@ -60,11 +57,8 @@ def accumulate_gradients(
     batches = list(micro_batches)
     if not batches:
         raise ValueError("accumulate_gradients: there are no micro-batches; give at least one.")
-    states, embeddings = [], []
     with torch.no_grad():
-        for batch in batches:
-            states.append(_RandomState())
-            embeddings.append(_as_views(embed(batch)))
+        states, embeddings = zip(*((_RandomState(), _as_views(embed(batch))) for batch in batches))
     found: list[RegularizerTerms] = []
 
     def joint_loss(views: Views) -> Tensor:
