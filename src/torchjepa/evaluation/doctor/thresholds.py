@@ -19,6 +19,7 @@ class Thresholds:
         rank_95_share: the same when so few directions hold 95 % of the variance.
         max_rank_95: so many such directions are enough whatever is attainable.
         min_rank: what either must reach at least, where more than twice as many directions are attainable.
+        projector_rank: dimensional collapse when the effective rank of the projector's output is below it.
         projector_dim: a projector of fewer dimensions (and of fewer than a quarter of the encoder's) is too narrow.
         top_share: dimensional collapse when one direction holds more than this share of the variance.
         dead_share: dimensional collapse when more dimensions than this share are dead.
@@ -40,11 +41,12 @@ class Thresholds:
     relative_std: float = 0.05
     projector_std: float = 0.4
     std_drop: float = 0.02
-    content_share: float = 0.01
+    content_share: float = 0.005
     rank_share: float = 0.08
     rank_95_share: float = 0.06
     max_rank_95: int = 10
     min_rank: float = 2.0
+    projector_rank: float = 6.0
     projector_dim: int = 8
     top_share: float = 0.75
     dead_share: float = 0.5

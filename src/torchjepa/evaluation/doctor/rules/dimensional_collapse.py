@@ -37,7 +37,7 @@ def _encoder(case: Case) -> tuple[Evidence, ...]:
         return ()
     holding = min(limits.max_rank_95, max(limits.min_rank, limits.rank_95_share * attainable))
     return (
-        *_low_rank(case, "encoder"),
+        *case.below("encoder/effective_rank", max(limits.min_rank, limits.rank_share * attainable)),
         *case.below("encoder/rank_95", holding),
         *case.above("encoder/top_share", limits.top_share),
         *case.above("encoder/dead_share", limits.dead_share),
@@ -45,15 +45,12 @@ def _encoder(case: Case) -> tuple[Evidence, ...]:
 
 
 def _projector(case: Case) -> tuple[Evidence, ...]:
-    limits = case.thresholds
+    limits, attainable = case.thresholds, case["projector/attainable_rank"]
     narrow = case.below("projector/dim", min(limits.projector_dim, case["encoder/dim"] / 4))
-    if narrow or case["projector/attainable_rank"] <= 2 * limits.min_rank:
+    if narrow or attainable <= 2 * limits.min_rank:
         return narrow
-    # Healthy projectors may hold 95 % of the variance in three directions: only one alone counts here.
-    return _low_rank(case, "projector") + case.below("projector/rank_95", limits.min_rank)
-
-
-def _low_rank(case: Case, name: str) -> tuple[Evidence, ...]:
-    limits = case.thresholds
-    least = max(limits.min_rank, limits.rank_share * case[f"{name}/attainable_rank"])
-    return case.below(f"{name}/effective_rank", least)
+    # Not as a share: healthy runs on ten classes live in 7 of 128 directions, or hold 95 % in three.
+    return (
+        *case.below("projector/effective_rank", min(limits.projector_rank, attainable / 2)),
+        *case.below("projector/rank_95", limits.min_rank),
+    )
