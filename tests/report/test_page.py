@@ -73,7 +73,7 @@ def full(tmp_path_factory) -> tuple[Page, str]:
 
 def test_every_section_is_there_and_linked(full):
     page, _ = full
-    wanted = ["scores", "curves", "spectrum", "masks", "views", "patches", "neighbours", "run"]
+    wanted = ["scores", "curves", "doctor", "masks", "views", "patches", "neighbours", "run"]
     assert [attrs["id"] for attrs in page.all("section")] == wanted
     assert [attrs["href"] for attrs in page.all("a")] == [f"#{name}" for name in wanted]
 
@@ -155,6 +155,7 @@ def test_curves_are_drawn_with_names_and_units(full):
         "kNN probe",
         "Learning rate",
         "Momentum of the target",
+        "Spectrum",
     ]
     assert len(page.all("svg")) == 10
     for name in ("step", "weighted term", "variance", "attainable with the batch", "eigenvalue, by rank"):
@@ -208,7 +209,7 @@ def test_a_bare_run_gives_a_page_that_says_what_is_missing(tmp_path):
     assert [attrs["id"] for attrs in page.all("section")] == [
         "scores",
         "curves",
-        "spectrum",
+        "doctor",
         "patches",
         "neighbours",
         "run",

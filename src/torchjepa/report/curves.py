@@ -91,12 +91,39 @@ _PLANS = (
         "alike to the encoder.",
     ),
     _Plan(
+        "directions",
+        "Spread of directions",
+        ("health/normalized_std", "health/top_share"),
+        "share",
+        "Spread of the features' directions, 1 at most, and the share of their variance along the strongest one. A "
+        "spread of 0 is a collapse to a point, a share of 1 one to a line.",
+        from_zero=True,
+    ),
+    _Plan(
+        "tokens",
+        "Spread of the tokens",
+        ("health/token_share",),
+        "share within a sample",
+        "Share of the tokens' variance that lies within a sample and not between samples. At 0 all tokens of a "
+        "sample say the same.",
+        from_zero=True,
+    ),
+    _Plan(
         "prediction",
         "Prediction error",
         ("health/relative_error",),
         "relative to the mean target",
         "Squared error of the predictor relative to always predicting the mean target: 1 is no better "
         "than that, 0 is perfect.",
+        from_zero=True,
+    ),
+    _Plan(
+        "target",
+        "Targets",
+        ("health/target_std", "health/target_distance"),
+        "features, or share",
+        "Standard deviation of the targets over the samples, and how far the target network's tokens are from the "
+        "encoder's, relative to their size. A steady rise or fall of either is a target that drifts.",
         from_zero=True,
     ),
     _Plan(
@@ -130,7 +157,14 @@ _PLANS = (
         if_varying=True,
     ),
 )
-_LABELS = {"health/effective_rank": "features", "health/max_rank": "attainable with the batch"}
+_LABELS = {
+    "health/effective_rank": "features",
+    "health/max_rank": "attainable with the batch",
+    "health/normalized_std": "spread of directions",
+    "health/top_share": "strongest direction",
+    "health/target_std": "standard deviation",
+    "health/target_distance": "distance from the encoder",
+}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -160,10 +160,10 @@ def tell_verdict(diagnosis: Mapping[str, Any]) -> tuple[str, str]:
     """
     verdict = str(diagnosis["verdict"]).capitalize()
     tone = _TONES.get(diagnosis["exit_code"], "open")
-    rests = f"{diagnosis['num_samples']:,} samples"
+    rests = f"Measured on {diagnosis['num_samples']:,} samples."
     if not diagnosis["findings"]:
-        return f"{verdict}: no figure is out of its range ({rests}).", tone
-    return f"{verdict}: {diagnosis['findings'][0]['summary']} ({rests}.)", tone
+        return f"{verdict}: no figure is out of its range. {rests}", tone
+    return f"{verdict}: {diagnosis['findings'][0]['summary']} {rests}", tone
 
 
 def tell_checks(checks: Sequence[Mapping[str, Any]]) -> str:
@@ -216,7 +216,7 @@ def doctor_pictures(
         deviations=np.sort(deviations / size)[::-1].astype(np.float32),
         density=(counts / max(1, standard.size) / np.diff(_BINS)).astype(np.float32),
         bins=_BINS,
-        similarity=(unit @ unit.T).numpy().astype(np.float32),
+        angles=(unit @ unit.T).clamp(-1.0, 1.0).arccos().rad2deg().numpy().astype(np.float32),
         labels=np.array([classes[i] if i >= 0 else "" for i in shown.labels.tolist()], np.str_),
         token_spread=_token_spread(tokens, grid),
     )

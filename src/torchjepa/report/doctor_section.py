@@ -118,12 +118,13 @@ def _pictures(pictures: DoctorPictures | None) -> list[dict[str, Any]]:
     shown = [
         {
             "title": "Similarity of samples",
-            "image": _heat(pictures.similarity, 1.0),
-            "low": "0 or below",
-            "high": "1",
-            "caption": f"Cosine similarity between the features of {len(pictures.labels)} samples, {ordered}. "
-            "Bright all over means that all samples look alike to the encoder; bright squares along the diagonal "
-            "are classes it tells apart.",
+            # Angles, because cosines of features with a common mean all lie near 1.
+            "image": _heat(90.0 - pictures.angles, 90.0),
+            "low": "90\N{DEGREE SIGN} or more",
+            "high": "0\N{DEGREE SIGN}",
+            "caption": f"Angle between the features of {len(pictures.labels)} samples, {ordered}. Bright all over "
+            "means that all samples look alike to the encoder; bright squares along the diagonal are classes it "
+            "tells apart.",
         }
     ]
     spread = pictures.token_spread

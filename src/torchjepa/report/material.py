@@ -75,7 +75,7 @@ class DoctorPictures:
             features, largest first, `[d]`.
         density: of standardised features, dimensions together, in `bins`, `[len(bins) - 1]`.
         bins: edges of the histogram, in standard deviations.
-        similarity: cosine similarities of some samples, ordered by label, float32 `[n, n]`.
+        angles: between the features of some samples, ordered by label, in degrees, float32 `[n, n]`.
         labels: their class names `[n]`, empty where there is none.
         token_spread: standard deviation over the samples of the tokens at each place, averaged over the
             dimensions and relative to the root mean square of all tokens, `[t, h, w]`.
@@ -84,7 +84,7 @@ class DoctorPictures:
     deviations: NDArray[np.float32]
     density: NDArray[np.float32]
     bins: NDArray[np.float32]
-    similarity: NDArray[np.float32]
+    angles: NDArray[np.float32]
     labels: NDArray[np.str_]
     token_spread: NDArray[np.float32]
 

@@ -107,7 +107,8 @@ def draw_lines(
         else:
             axes.ticklabel_format(axis="y", scilimits=(-3, 4), useMathText=False, useOffset=False)
         if from_zero:
-            axes.set_ylim(bottom=0)
+            highest = max((np.nanmax(line.y, initial=0.0) for line in lines), default=0.0)
+            axes.set_ylim(0.0, max(axes.get_ylim()[1], 1.05 * float(highest)))
         if len(lines) > 1:
             figure.legend(
                 loc="outside upper left", ncols=min(3, len(lines)), handlelength=1.4, columnspacing=1.2
