@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 
 import torch
 from rich.console import Console
@@ -64,9 +65,11 @@ def finish(
     few = fewer(split, recipe.judge_samples, None, recipe.seed)
     judge = make_judge(recipe, few, folder, device)
     features = _judged(recipe, judge, encoder.eval(), untrained, folder, tell)
-    batches = batch_stream(recipe, split, folder).batches(_first_keys(recipe, split), device)
+    # Closed by hand: left to the garbage collector its workers may outlive it by half a minute.
+    with closing(batch_stream(recipe, split, folder).batches(_first_keys(recipe, split), device)) as batches:
+        first = next(batches)
     material = _gatherer(recipe, few, encoder, untrained, device).gather(
-        features, next(iter(batches)), mask=getattr(learner, "mask", None), notes=notes
+        features, first, mask=getattr(learner, "mask", None), notes=notes
     )
     if folder.data_errors.exists():
         say(f"Undecodable files were left out; they are listed in {folder.data_errors}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -71,7 +71,7 @@ class BatchStream:
         self.source, self.transform, self.errors = source, transform, errors
         self.seed, self.num_workers = seed, num_workers
 
-    def batches(self, keys: Iterable[BatchKeys], device: torch.device | str) -> Iterator[Batch]:
+    def batches(self, keys: Iterable[BatchKeys], device: torch.device | str) -> Generator[Batch, None, None]:
         """The batches named by `keys`, in order, on a device; closing the iterator ends the workers.
 
         Args:
