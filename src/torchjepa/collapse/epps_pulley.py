@@ -10,11 +10,12 @@ one small matrix product over the samples. Seventeen knots take 10 transcendenta
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -24,9 +25,9 @@ from torchjepa import rng
 from torchjepa.collapse.samples import Samples
 
 # Elements of a block of angles: on a CPU its 12 features stay in a core's cache, on a GPU they fill the device.
-_BLOCK_CPU, _BLOCK_GPU = 2**15, 2**20
-# Numbers drawn at a time. The same everywhere: the slices depend on it.
-_DRAWN = 2**17
+_BLOCK_CPU, _BLOCK_GPU = 2**14, 2**20
+# Entries of the slices that are drawn at a time, and that are widened for a product at a time.
+_DRAWN, _WIDENED = 2**16, 2**18
 
 
 @dataclass(frozen=True)
@@ -66,34 +67,49 @@ class EppsPulley:
         """The expectation of T for samples of N(0, 1), sum_k w_k (1 - phi(t_k)^2), whatever their number."""
         return float(self.weights @ (1.0 - self.phi.square()))
 
+    @lru_cache(maxsize=16)  # noqa: B019 (a frozen value of two numbers)
+    def tables(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the sums are compared with, the weights (both cos, then sin), k, and the expansion's matrix."""
+        target = torch.cat([self.phi, torch.zeros_like(self.phi)])
+        k = torch.arange(self.num_knots, dtype=torch.float64)
+        tables = (target, self.weights.repeat(2), k, expansion(self.num_knots)[2])
+        return tuple(table.to(device, dtype) for table in tables)  # type: ignore[return-value]
 
-def slice_blocks(
-    key: tuple[int, int], d: int, num_slices: int, like: Tensor
-) -> Iterator[tuple[slice, Float[Tensor, "rows s"]]]:
-    """Draw the slices of a call, not yet of unit length, some rows (dimensions of the embedding) at a time.
 
-    Drawn on the CPU in float32, so that all processes, devices and dtypes have the same.
+@lru_cache(maxsize=8)
+def _normal_quantiles(device: torch.device) -> Float[Tensor, 65536]:
+    middles = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
+    return torch.special.ndtri(middles).to(device, torch.float16)
+
+
+def draw_slices(key: tuple[int, int], d: int, num_slices: int, device: torch.device) -> Float[Tensor, "d s"]:
+    """Draw the slices of a call, not yet of unit length: independent entries of N(0, 1).
+
+    16 random bits choose one of 65,536 quantiles, rounded to 11 bits: the same numbers on every process, device and
+    version of torch, in less than half the time of `torch.randn` and half the memory.
 
     Args:
         key: the regularizer's seed, and the number of calls before this one.
         d: dimension of the embedding.
         num_slices: number of slices s.
-        like: gives device and dtype.
+        device: where they are needed; the bits come from the CPU.
 
-    Yields:
-        Which rows, and their entries, independent and N(0, 1).
+    Returns:
+        `[d, s]`, float16.
     """
-    generator = rng.generator(key[0], "sigreg", key[1])
-    rows = max(1, _DRAWN // num_slices)
-    for start in range(0, d, rows):
-        block = torch.empty(min(rows, d - start), num_slices, pin_memory=like.is_cuda)
-        block.normal_(generator=generator)
-        yield slice(start, start + len(block)), block.to(like.device, like.dtype, non_blocking=True)
+    stream = np.random.SFC64(rng.derive_seed(key[0], "sigreg", key[1]))
+    quantiles = _normal_quantiles(device)
+    slices = torch.empty(d * num_slices, dtype=torch.float16, device=device)
+    for entries in slices.split(_DRAWN):
+        bits = stream.random_raw(-(-len(entries) // 4)).view(np.int16)[: len(entries)]
+        index = torch.from_numpy(bits).to(device).int().add_(2**15)
+        torch.index_select(quantiles, 0, index, out=entries)
+    return slices.view(d, num_slices)
 
 
 @lru_cache(maxsize=8)
-def _expansion(num_knots: int) -> tuple[int, int, Tensor]:
-    """h, the number of coarse steps m, and the matrix that takes products of features to cos(k a) and sin(k a).
+def expansion(num_knots: int) -> tuple[int, int, Tensor]:
+    """Steps h and m of the fine and coarse features; the matrix from their products to cos(k a) and sin(k a).
 
     Rows: cos of every knot, then sin. Columns: coarse feature times fine feature, coarse-major, each ordered 1,
     cos, sin. Of all h that reach the last knot the one with the fewest features.
@@ -117,65 +133,64 @@ def _expansion(num_knots: int) -> tuple[int, int, Tensor]:
     return h, m, matrix.reshape(2 * num_knots, -1)
 
 
-def _features(
-    angles: Float[Tensor, "r n"], num_knots: int
-) -> Iterator[tuple[slice, Float[Tensor, "r p n"], Float[Tensor, "r q n"]]]:
+Features = Iterable[tuple[slice, Float[Tensor, "r p n"], Float[Tensor, "r q n"]]]
+
+
+def _features(angles: Float[Tensor, "r n"], k: Float[Tensor, " k"]) -> Features:
     """Blocks of rows with their coarse and fine features; a block's features are overwritten by the next's."""
-    h, m, _ = _expansion(num_knots)
+    h, m, _ = expansion(len(k))
     r, n = angles.shape
     block = min(r, max(1, (_BLOCK_CPU if angles.device.type == "cpu" else _BLOCK_GPU) // max(n, 1)))
-    sizes = {"coarse": (m, 2 * h + 1), "fine": (h, 1)}
-    buffers = {name: angles.new_ones((2 * num + 1) * block * n) for name, (num, _) in sizes.items()}
+    kinds = [(m, k[1 : m + 1] * (2 * h + 1)), (h, k[1 : h + 1])]
+    buffers = [angles.new_ones((2 * num + 1) * block * n) for num, _ in kinds]
     scratch = angles.new_empty(max(m, h) * block * n)
     for start in range(0, r, block):
         part = angles[start : start + block]
         features = []
-        for name, (num, step) in sizes.items():
+        for buffer, (num, multipliers) in zip(buffers, kinds):
             # Feature-major: a vector library takes whole runs of memory.
-            filled = buffers[name][: (2 * num + 1) * part.numel()].view(2 * num + 1, *part.shape)
+            filled = buffer[: (2 * num + 1) * part.numel()].view(2 * num + 1, *part.shape)
             multiples = scratch[: num * part.numel()].view(num, *part.shape)
-            for i in range(num):
-                torch.mul(part, (i + 1) * step, out=multiples[i])
+            torch.mul(multipliers.view(-1, 1, 1), part, out=multiples)
             torch.cos(multiples, out=filled[1 : num + 1])
             torch.sin(multiples, out=filled[num + 1 :])
             features.append(filled.transpose(0, 1))
-        yield slice(start, start + len(part)), features[0], features[1]
+        yield slice(start, start + block), features[0], features[1]
 
 
-def knot_sums(angles: Float[Tensor, "r n"], num_knots: int) -> Float[Tensor, "r 2*k"]:
+def _kept_features(angles: Float[Tensor, "r n"], k: Float[Tensor, " k"]) -> Features | None:
+    """The features where they are a single block of the cache's size, worth keeping for the backward pass."""
+    return list(_features(angles, k)) if 0 < angles.numel() <= _BLOCK_CPU else None
+
+
+def knot_sums(features: Features, matrix: Float[Tensor, "2*k p*q"]) -> Float[Tensor, "r 2*k"]:
     """The sums over samples of cos(k a), k = 0, 1, ..., then of sin(k a).
 
     Args:
-        angles: a, n samples of each of r slices.
-        num_knots: number of multiples, 0 among them.
+        features: of the angles.
+        matrix: of the expansion.
     """
-    _, _, matrix = _expansion(num_knots)
-    matrix = matrix.to(angles)
-    sums = angles.new_empty(len(angles), 2 * num_knots)
-    for rows, coarse, fine in _features(angles, num_knots):
-        sums[rows] = torch.bmm(coarse, fine.mT).flatten(1) @ matrix.T
-    return sums
+    parts = [torch.bmm(coarse, fine.mT).flatten(1) for _, coarse, fine in features]
+    return (torch.cat(parts) if len(parts) > 1 else parts[0]) @ matrix.T
 
 
 def knot_slopes(
-    angles: Float[Tensor, "r n"], by_sums: Float[Tensor, "r 2*k"], num_knots: int
-) -> Float[Tensor, "r n"]:
+    features: Features, by_sums: Float[Tensor, "r 2*k"], k: Float[Tensor, " k"], matrix: Tensor, out: Tensor
+) -> None:
     """The gradient in the angles, given that in their knot sums: sum_k k (-c_k sin(k a) + s_k cos(k a)).
 
     Args:
-        angles: as for `knot_sums`.
+        features: of the angles.
         by_sums: the gradients c_k, then s_k.
-        num_knots: as for `knot_sums`.
+        k: 0, 1, ...
+        matrix: of the expansion.
+        out: where the gradient goes, `[r, n]`.
     """
-    h, m, matrix = _expansion(num_knots)
     by_cos, by_sin = by_sums.chunk(2, dim=1)
-    k = torch.arange(num_knots, dtype=angles.dtype, device=angles.device)
-    turned = torch.cat([k * by_sin, -k * by_cos], dim=1) @ matrix.to(angles)
-    table = turned.view(len(angles), 2 * m + 1, 2 * h + 1)
-    slopes = torch.empty_like(angles)
-    for rows, coarse, fine in _features(angles, num_knots):
-        torch.sum(torch.bmm(table[rows], fine).mul_(coarse), dim=1, out=slopes[rows])
-    return slopes
+    h, m, _ = expansion(len(k))
+    table = (torch.cat([k * by_sin, -k * by_cos], dim=1) @ matrix).view(-1, 2 * m + 1, 2 * h + 1)
+    for rows, coarse, fine in features:
+        torch.sum(torch.bmm(table[rows], fine).mul_(coarse), dim=1, out=out[rows])
 
 
 class SlicedStatistic(torch.autograd.Function):
@@ -183,48 +198,52 @@ class SlicedStatistic(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: D102
-        ctx: Any, test: EppsPulley, num_slices: int, key: tuple[int, int], samples: Samples, *views: Tensor
+        ctx: Any, test: EppsPulley, slices: Tensor, samples: Samples, *views: Tensor
     ) -> Tensor:
-        g, n, d = views[0].shape
+        g, n, _ = views[0].shape
+        num_slices = slices.shape[1]
+        target, weights, k, matrix = test.tables(views[0].dtype, views[0].device)
         x = views[0].new_zeros(len(views), g, num_slices, n)
         squares = x.new_zeros(num_slices)
-        # Drawing the slices again costs less memory than keeping them, and time that many samples do not feel.
-        keep = any(ctx.needs_input_grad) and (n < num_slices or x.device.type != "cpu")
-        ctx.blocks = []
-        for dims, block in slice_blocks(key, d, num_slices, x):
+        for dims, block in _widened(slices, x.dtype):
             squares += torch.linalg.vecdot(block, block, dim=0)
             for along, z in zip(x, views):
                 along.baddbmm_(block.T.expand(g, -1, -1), z[..., dims].mT)
-            if keep:
-                ctx.blocks.append((dims, block))
         scale = test.dt * squares.rsqrt()
-        angles = x.mul_(scale.unsqueeze(1)).view(-1, n)
-        sums = knot_sums(angles, test.num_knots)
-        ctx.across = samples.across
-        if ctx.across:
+        angles = x.mul_(scale.unsqueeze(1)).view(len(views) * g * num_slices, n)
+        ctx.features = _kept_features(angles, k)
+        sums = knot_sums(ctx.features or _features(angles, k), matrix)
+        if samples.across:
             torch.distributed.all_reduce(sums)
-        phi, weights = test.phi.to(x), test.weights.to(x).repeat(2)
-        excess = sums / samples.count - torch.cat([phi, torch.zeros_like(phi)])
-        ctx.save_for_backward(angles, scale, excess)
-        ctx.test, ctx.key, ctx.weights, ctx.shape = test, key, weights, (len(views), g, n, d)
+        excess = sums / samples.count - target
+        ctx.save_for_backward(slices, angles, scale, excess)
+        ctx.test, ctx.across, ctx.shape = test, samples.across, (len(views), g, n)
         statistic = samples.count * (excess.square() @ weights)
         return statistic.view(len(views), g, num_slices).mean((0, 2))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        angles, scale, excess = ctx.saved_tensors
-        (num_views, g, n, d), num_slices = ctx.shape, len(scale)
+        slices, angles, scale, excess = ctx.saved_tensors
+        (num_views, g, n), (d, num_slices) = ctx.shape, slices.shape
+        _, weights, k, matrix = ctx.test.tables(angles.dtype, angles.device)
         grad = grads[0].clone()
         if ctx.across:
             torch.distributed.all_reduce(grad)
         pull = (2.0 / (num_views * num_slices)) * grad.view(1, g, 1) * scale
-        by_sums = excess * ctx.weights * pull.expand(num_views, g, num_slices).reshape(-1, 1)
-        by_x = knot_slopes(angles, by_sums, ctx.test.num_knots).view(num_views, g, num_slices, n)
-        needed = ctx.needs_input_grad[4:]
-        by_views = [by_x.new_empty(g, n, d) if need else None for need in needed]
-        for dims, block in ctx.blocks or slice_blocks(ctx.key, d, num_slices, angles):
+        by_sums = excess * weights * pull.expand(num_views, -1, -1).reshape(-1, 1)
+        by_x = angles.new_empty(num_views, g, num_slices, n)
+        knot_slopes(ctx.features or _features(angles, k), by_sums, k, matrix, out=by_x.view_as(angles))
+        by_views = [by_x.new_empty(g, n, d) if need else None for need in ctx.needs_input_grad[3:]]
+        for dims, block in _widened(slices, by_x.dtype):
             for along, by_view in zip(by_x, by_views):
                 if by_view is not None:
                     torch.bmm(along.mT, block.T.expand(g, -1, -1), out=by_view[..., dims])
-        return None, None, None, None, *by_views
+        return None, None, None, *by_views
+
+
+def _widened(slices: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """The slices, some rows (dimensions of the embedding) at a time."""
+    rows = max(1, _WIDENED // slices.shape[1])
+    for start in range(0, len(slices), rows):
+        yield slice(start, start + rows), slices[start : start + rows].to(dtype)

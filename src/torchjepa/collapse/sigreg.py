@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchjepa.collapse.base import WeightedTerms
-from torchjepa.collapse.epps_pulley import EppsPulley, SlicedStatistic, slice_blocks
+from torchjepa.collapse.epps_pulley import EppsPulley, SlicedStatistic, draw_slices
 from torchjepa.collapse.samples import Over, Samples, check_over
 from torchjepa.collapse.stateful import CountingRegularizer
 
@@ -97,8 +97,8 @@ class SIGReg(CountingRegularizer):
             call: the number of calls before it; the next call's by default.
         """
         key = (self.seed, self.num_calls if call is None else call)
-        blocks = slice_blocks(key, d, self.num_slices, like=torch.empty(()))
-        return torch.nn.functional.normalize(torch.cat([block for _, block in blocks]), dim=0)
+        slices = draw_slices(key, d, self.num_slices, torch.device("cpu"))
+        return torch.nn.functional.normalize(slices.float(), dim=0)
 
     def terms(self, samples: Samples) -> SIGRegLoss:
         """The term of grouped views.
@@ -106,6 +106,7 @@ class SIGReg(CountingRegularizer):
         Args:
             samples: one view or more, checked and grouped.
         """
-        key = (self.seed, self.num_calls)
-        statistics = SlicedStatistic.apply(self._test, self.num_slices, key, samples, *samples.views)
+        z = samples.views[0]
+        slices = draw_slices((self.seed, self.num_calls), z.shape[2], self.num_slices, z.device)
+        statistics = SlicedStatistic.apply(self._test, slices, samples, *samples.views)
         return SIGRegLoss(sigreg=samples.mean_over_groups(statistics))  # type: ignore[arg-type]
