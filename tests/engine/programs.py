@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.engine import joined, tiny
-from torchjepa.engine import KeyedSampler, MetricsFile, RunFolder, TensorBoard, train
-from torchjepa.types import Batch
+from torchjepa.engine import KeyedSampler, MetricsFile, Run, RunFolder, TensorBoard, train
+from torchjepa.types import Batch, Loss
 
 
 def run(
@@ -30,6 +30,7 @@ def run(
     workers: int = 0,
     learner: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
+    hooks: Sequence[Any] = (),
 ) -> None:
     """Train the tiny learner; every rank leaves its result and its weights beside the run."""
     torch.set_num_threads(1)
@@ -42,7 +43,7 @@ def run(
         num_samples=tiny.NUM_SAMPLES,
         settings=tiny.settings(**(settings or {})),
         folder=where,
-        hooks=[MetricsFile(), TensorBoard()] if not pause else [MetricsFile()],
+        hooks=[*([MetricsFile(), TensorBoard()] if not pause else [MetricsFile()]), *hooks],
         resume=resume,
     )
     rank = 0 if result.is_main else 1
@@ -97,6 +98,17 @@ def diverge(folder: str, *, training: str = "run", **arguments: Any) -> None:
     except DivergedError as error:
         rank = 0 if is_main_process() else 1
         Path(f"{folder}-rank{rank}.json").write_text(json.dumps({"step": error.step, "error": str(error)}))
+
+
+def stop_by_hook(folder: str, *, at: int) -> None:
+    """Like `run`, with a hook that asks for the end after a step."""
+
+    class Stopper:
+        def on_step(self, run: Run, step: int, loss: Loss) -> None:
+            if step == at:
+                run.stop("enough")
+
+    run(folder, hooks=[Stopper()])
 
 
 def run_in_group(rank: int, port: int, **arguments: Any) -> None:
