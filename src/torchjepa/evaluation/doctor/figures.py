@@ -24,14 +24,8 @@ def measure(features: Mapping[str, Tensor]) -> Figures:
     Args:
         features: float64 tensors on the CPU by the names that `diagnose` takes.
     """
-    figures: Figures = {}
-    clean = {}
-    for name, x in features.items():
-        figures[f"{name}/non_finite_share"] = (
-            1 - torch.isfinite(x).double().mean().item() if x.numel() else 0.0
-        )
-        clean[name] = x
-    whole = _finite_rows(clean)
+    figures = {f"{name}/non_finite_share": _non_finite_share(x) for name, x in features.items()}
+    whole = _finite_rows(features)
     for name, x in whole.items():
         figures[f"{name}/num_samples"] = float(len(x))
         if x.ndim == 2:
@@ -39,6 +33,10 @@ def measure(features: Mapping[str, Tensor]) -> Figures:
         elif len(x):
             figures |= _prefixed(name, _layers(x))
     return figures | _predictor(whole) | _target(whole) | _views(whole)
+
+
+def _non_finite_share(x: Tensor) -> float:
+    return 1 - torch.isfinite(x).double().mean().item()
 
 
 def _finite_rows(features: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -43,9 +43,7 @@ class Thresholds:
     relative_std: float = 0.06
     projector_std: float = 0.4  # healthy 0.75 to 1; trained by invariance alone 0.22 to 0.27
     std_drop: float = 0.02  # healthy 0.17 to 1
-    content_share: float = (
-        0.005  # healthy 0.025 (weight decay 10) to 1; tokens that only tell their place 1e-6
-    )
+    content_share: float = 0.005  # healthy 0.022 to 1; tokens that tell their place alone 1e-6
     rank_share: float = 0.08  # healthy 0.22 to 1; rank 5 of 64 gives 0.078
     rank_95_share: float = 0.06  # healthy 0.11 to 0.9; eigenvalues j^-3 in 64 dimensions give 0.05
     max_rank_95: int = 10  # so that a smooth spectrum in many dimensions (j^-2 in 512: 11) passes
