@@ -76,11 +76,17 @@ def test_torchrun_trains_what_one_process_trains(jepa: Jepa, empty_folder: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("way", "recipe"), [("torchrun", "ijepa-tiny"), ("module", "digits"), ("script", "ijepa-tiny")]
+    ("way", "recipe"),
+    [
+        ("torchrun", "ijepa-tiny"),
+        ("module", "digits"),
+        ("script", "ijepa-tiny"),
+        ("torchrun", "lejepa-digits"),
+    ],
 )
 def test_other_recipes_and_ways_to_start(jepa: Jepa, empty_folder: Path, way: str, recipe: str) -> None:
     write_array(empty_folder / "data.npz")
-    small = DIGITS if recipe == "digits" else IJEPA
+    small = IJEPA if recipe == "ijepa-tiny" else DIGITS
     flags = ["train", recipe, *small, *TWENTY, "--data", "data.npz"]
     devices = [] if way == "torchrun" else ["--devices", "2"]
     done = launch([*command(way), *flags, *devices, "--name", "two"])

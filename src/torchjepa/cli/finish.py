@@ -18,6 +18,7 @@ from torchjepa.hub import save_encoder
 from torchjepa.recipes.base import Recipe
 from torchjepa.report import Gatherer, write_report
 from torchjepa.report.curves import read_metrics
+from torchjepa.types import Batch
 
 Say = Callable[[str], None]
 
@@ -65,11 +66,11 @@ def finish(
     few = fewer(split, recipe.judge_samples, None, recipe.seed)
     judge = make_judge(recipe, few, folder, device)
     features = _judged(recipe, judge, encoder.eval(), untrained, folder, tell)
-    # Closed by hand: left to the garbage collector its workers may outlive it by half a minute.
-    with closing(batch_stream(recipe, split, folder).batches(_first_keys(recipe, split), device)) as batches:
-        first = next(batches)
     material = _gatherer(recipe, few, encoder, untrained, device).gather(
-        features, first, mask=getattr(learner, "mask", None), notes=notes
+        features,
+        _first_batch(recipe, split, folder, device),
+        mask=getattr(learner, "mask", None),
+        notes=notes,
     )
     if folder.data_errors.exists():
         say(f"Undecodable files were left out; they are listed in {folder.data_errors}")
@@ -183,6 +184,9 @@ def _gatherer(
     )
 
 
-def _first_keys(recipe: Recipe, split: DataSplit) -> KeyedSampler:
+def _first_batch(recipe: Recipe, split: DataSplit, folder: RunFolder, device: torch.device) -> Batch:
     """A few samples of the first step, to show what the learner sees."""
-    return KeyedSampler(len(split.train), min(8, len(split.train)), seed=recipe.seed, total_steps=1)
+    keys = KeyedSampler(len(split.train), min(8, len(split.train)), seed=recipe.seed, total_steps=1)
+    # Closed by hand: left to the garbage collector its workers may outlive it by half a minute.
+    with closing(batch_stream(recipe, split, folder).batches(keys, device)) as batches:
+        return next(batches)
