@@ -89,16 +89,19 @@ class SIGReg(CountingRegularizer):
         """
         return sigreg / self.gaussian_value
 
-    def slices(self, d: int, call: int | None = None) -> Float[Tensor, "d s"]:
-        """The slices A of a call, columns of unit length, float32 on the CPU.
+    def slices(
+        self, d: int, call: int | None = None, dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "d s"]:
+        """The slices A of a call, columns of unit length, on the CPU.
 
         Args:
             d: dimension of the embedding.
             call: the number of calls before it; the next call's by default.
+            dtype: in which their length is one.
         """
         key = (self.seed, self.num_calls if call is None else call)
         slices = draw_slices(key, d, self.num_slices, torch.device("cpu"))
-        return torch.nn.functional.normalize(slices.float(), dim=0)
+        return torch.nn.functional.normalize(slices.to(dtype), dim=0)
 
     def terms(self, samples: Samples) -> SIGRegLoss:
         """The term of grouped views.
