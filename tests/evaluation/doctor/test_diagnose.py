@@ -79,6 +79,10 @@ BROKEN = {
         {"encoder": randn(256, 32), "tokens": tokens(), "target_tokens": 20 * tokens()},
         Verdict.TARGET_DRIFT,
     ),
+    "prediction of targets that moved on": (
+        {"encoder": randn(256, 32), "prediction": TARGET + randn(256, 32, seed=9) * 1.3, "target": TARGET},
+        Verdict.TARGET_DRIFT,
+    ),
     "few samples": (randn(5, 256), Verdict.TOO_FEW_SAMPLES),
     "fewer than a quarter of the dimensions": (randn(60, 512), Verdict.TOO_FEW_SAMPLES),
     "one sample": (randn(1, 16), Verdict.TOO_FEW_SAMPLES),

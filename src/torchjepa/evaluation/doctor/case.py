@@ -64,3 +64,10 @@ class Case:
     def unsettled(self) -> bool:
         """Whether the history is too short for a trend, or for a predictor to have learned anything."""
         return self["history/steps"] < self.thresholds.settled_steps
+
+    @property
+    def left_behind(self) -> bool:
+        """Whether a predictor that does not copy does worse than a constant could: its targets have moved on."""
+        limits = self.thresholds
+        copies = self["predictor/motion"] < limits.motion
+        return not copies and self["predictor/relative_error"] > limits.left_behind

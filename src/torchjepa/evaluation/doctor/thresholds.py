@@ -29,6 +29,7 @@ class Thresholds:
             target's own squared distance from it, and
         copy_error: its error is above this share of that of copying.
         relative_error: the predictor adds nothing above this error relative to the mean target's.
+        left_behind: target drift above this error relative to the mean target's: any constant would do better.
         scale_ratio: target drift when target and online tokens differ in scale by more than this factor.
         target_change: target drift when the targets' spread grew or shrank by this factor since the middle of
             the run.
@@ -52,11 +53,12 @@ class Thresholds:
     projector_dim: int = 8  # LeJEPA's smallest is 16; VICReg and Barlow Twins widen to 8192
     top_share: float = 0.8  # healthy up to 0.36 (0.68 in a run that learned nothing); invariance alone 0.87
     dead_share: float = 0.5  # healthy up to 0.31 (learning rate 100 times too high, yet learned)
-    token_share: float = 0.05  # healthy 0.5 to 1
-    time_share: float = 0.05  # healthy 0.37 (frames drawn together) to 0.92
+    token_share: float = 0.08  # healthy 0.5 to 1; only the mean of the tokens used 0.003 to 0.044
+    time_share: float = 0.1  # healthy 0.37 (frames drawn together) to 0.92; drawn together too hard 0.06
     motion: float = 0.1  # healthy 0.21 to 0.64; a copied frame and noise 0.006
     copy_error: float = 0.7  # a copy has 1; one that takes a sixth of the way 0.7
     relative_error: float = 0.99  # healthy 0.09 to 0.96 once settled; I-JEPA without EMA 1.03
+    left_behind: float = 1.15  # targets that ran away 1.34; no better than the mean 1.00 to 1.07
     scale_ratio: float = 5.0  # healthy 1.0: an EMA has the online network's scale
     target_change: float = 2.5  # healthy 0.66 to 1.06
     min_samples: int = 32  # the Gaussian's effective rank is then above 0.9 of the attainable one

@@ -38,6 +38,6 @@ def _copied(case: Case) -> tuple[Evidence, ...]:
 
 def _mean(case: Case) -> tuple[Evidence, ...]:
     # A predictor starts by finding the mean: a healthy I-JEPA on digits stood at 1.00 until step 80.
-    if case.unsettled:
+    if case.unsettled or case.left_behind:
         return ()
     return case.above("predictor/relative_error", case.thresholds.relative_error)

@@ -14,7 +14,7 @@ _ADVICE = (
 
 
 def find(case: Case) -> Finding | None:
-    """Scales that differ, or a spread that changes by a multiple late in the run."""
+    """Scales that differ, or a spread that changes by a multiple, or a predictor left behind."""
     if case.warming_up:
         return None
     evidence = _apart(case) + _moving(case)
@@ -40,4 +40,6 @@ def _moving(case: Case) -> tuple[Evidence, ...]:
         return ()
     most = case.thresholds.target_change
     changed = case.above("history/target_std_ratio", most) + case.below("history/target_std_ratio", 1 / most)
+    if case.left_behind:
+        changed += case.above("predictor/relative_error", case.thresholds.left_behind)
     return changed and changed + case.above("history/loss_ratio", 2.0)
