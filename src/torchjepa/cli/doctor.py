@@ -60,8 +60,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _of_file(command: DoctorCommand, path: Path) -> dict[str, Any]:
-    from torchjepa.evaluation import diagnose
-    from torchjepa.evaluation.read import read_features
+    from torchjepa.evaluation import diagnose, read_features
 
     if command.data is not None:
         raise ValueError(f"--data is for a run folder; {path} is a file of features.")
@@ -166,7 +165,9 @@ def _show(target: str, diagnosis: dict[str, Any]) -> None:
         if number:
             console.print(Text(f"Also {finding['verdict']}: {finding['summary']}"))
         console.print(Text("What to change, the likeliest first:"))
+        knobs = Table.grid(padding=(0, 1))
         for place, advice in enumerate(finding["advice"], 1):
-            console.print(Text(f" {place}. {advice}"))
+            knobs.add_row(f" {place}.", Text(advice))
+        console.print(knobs)
     for note in diagnosis.get("notes", ()):
         console.print(Text(f"Note: {note}", "dim"))

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from torchjepa.cli.examining import examine, in_a_line, loss_features, training_batches, with_doctor
+from torchjepa.cli.examining import Examined, examine, in_a_line, loss_features, training_batches, with_doctor
 from torchjepa.cli.judging import Judge, fewer, has_labels
 from torchjepa.data import BatchStream, DataSplit, ErrorLog
 from torchjepa.engine import KeyedSampler, RunFolder, is_main_process, write_json
@@ -74,18 +74,19 @@ def finish(
     )
     if folder.data_errors.exists():
         say(f"Undecodable files were left out; they are listed in {folder.data_errors}")
-    training, remarks = loss_features(
-        learner,
-        training_batches(recipe, batch_stream(recipe, split, folder), device),
-        total_steps - 1,
-        recipe.precision,
-    )
+    batches = training_batches(recipe, batch_stream(recipe, split, folder), device)
+    training, remarks = loss_features(learner, batches, total_steps - 1, recipe.precision)
     examined = examine(judge, encoder, features["encoder"][0], training, remarks)
+    diagnosis = _diagnosed(examined, folder, say)
+    material = with_doctor(material, examined, split.train.classes)
+    say(f"The report is in {write_report(folder.path, material)}")
+    return diagnosis
+
+
+def _diagnosed(examined: Examined, folder: RunFolder, say: Say) -> Diagnosis:
     diagnosis = diagnose(examined.features, history=read_metrics(folder.metrics))
     write_json(folder.diagnosis, {**diagnosis.to_json(), "notes": list(examined.notes)})
     say(in_a_line(diagnosis))
-    material = with_doctor(material, examined, split.train.classes)
-    say(f"The report is in {write_report(folder.path, material)}")
     return diagnosis
 
 

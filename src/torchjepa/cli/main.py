@@ -26,7 +26,8 @@ usage: jepa COMMAND ...
 
 `jepa COMMAND --help` lists what a command takes. `jepa train` alone runs the embedded example.
 An error is one line and exit code 2, or 1 where a loss became NaN or infinite; JEPA_TRACEBACK=1 shows where
-it came from."""
+it came from. Exit code 1 also says that features have collapsed: of `jepa doctor`, which answers 2 where it cannot
+tell, and of `jepa train --on-collapse stop`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process by default.
 
     Returns:
-        The exit code: 0 good (also after SIGINT or SIGTERM between two training steps), 1 the run diverged,
-        2 an error that the message explains, 130 interrupted.
+        The exit code: 0 good (also after SIGINT or SIGTERM between two training steps), 1 the run diverged or the
+        doctor finds it unhealthy, 2 an error that the message explains (or the doctor cannot tell), 130
+        interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     with _plain_output():

@@ -8,6 +8,7 @@ from torchjepa.evaluation.judge import Score, best_baseline, judge, read_scores,
 from torchjepa.evaluation.knn import knn_accuracy, knn_predict
 from torchjepa.evaluation.linear import LinearProbe, fit_linear, linear_accuracy
 from torchjepa.evaluation.neighbours import nearest
+from torchjepa.evaluation.read import FeatureFile, read_features
 from torchjepa.evaluation.spectrum import (
     AlphaReQ,
     alignment,
@@ -32,6 +33,7 @@ __all__ = [
     "AlphaReQ",
     "Diagnosis",
     "Evidence",
+    "FeatureFile",
     "Features",
     "Finding",
     "LinearProbe",
@@ -62,6 +64,7 @@ __all__ = [
     "participation_ratio",
     "rankme",
     "raw_pixels",
+    "read_features",
     "read_scores",
     "relative_error",
     "score_table",

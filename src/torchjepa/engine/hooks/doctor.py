@@ -18,8 +18,8 @@ from torchjepa.types import Loss
 
 OnCollapse = Literal["warn", "stop"]
 _MAX_ROWS, _MAX_STEPS = 1024, 16  # samples joined from at most so many steps
-_MAX_PAIRS = 4096  # rows of prediction and target
-_MAX_TOKEN_SAMPLES = 128
+_MAX_PAIRS = 2048  # rows of prediction and target
+_MAX_TOKEN_SAMPLES = 64
 _MAX_HISTORY = 4096
 _JOINED = ("encoder", "projector")
 
