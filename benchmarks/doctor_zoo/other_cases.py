@@ -1,0 +1,157 @@
+"""The masked runs and the runs on clips."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.doctor_zoo.case import COMPLETE, COPIES, DIMENSIONAL, DRIFT, HEALTHY, TEMPORAL, TOKEN, Case
+from benchmarks.doctor_zoo.masked import SHORT, Masked, MeanOfContext, WithHead, stem_vit
+from benchmarks.doctor_zoo.proofs import (
+    Judge,
+    alike,
+    both,
+    constant,
+    copies,
+    drifts,
+    learned,
+    narrow,
+    unlearned,
+)
+from benchmarks.doctor_zoo.training import Training
+from benchmarks.doctor_zoo.video import Video
+
+from torchjepa.collapse import SIGReg, VCReg, VICReg
+from torchjepa.ema import EMA
+from torchjepa.models import LayerNormTargets
+
+
+def _masked(name: str, expected: str, how: str, proof: Judge, **changes: Any) -> Case:
+    return Case(name, expected, how, Masked(**changes), proof, trained=True)
+
+
+def _video(name: str, expected: str, how: str, proof: Judge, regularizer: Any, **changes: Any) -> Case:
+    return Case(name, expected, how, Video(regularizer=regularizer, **changes), proof, trained=True)
+
+
+def _with_head(seed: int) -> WithHead:
+    return WithHead(stem_vit(seed=seed))
+
+
+_V = {
+    "regularizer": VICReg(lambda_inv=1.0, mu_var=1.0, nu_cov=0.04),
+    "projector": (128, 128),
+    "num_mask_draws": 2,
+    "training": replace(SHORT, steps=400, batch_size=128),
+}
+_RUNAWAY = {"target_norm": None, "encoder": _with_head}
+_STEADY = Training(steps=250, batch_size=96, lr=3e-3, weight_decay=0.0, final=3e-3)
+_MASKED = [
+    _masked("ijepa-vicreg", HEALTHY, "I-JEPA with VICReg between two glimpses", learned, **_V),
+    _masked(
+        "ijepa-vicreg-shared", HEALTHY, "I-JEPA with VICReg, one shared encoder", learned, **_V, ema=None
+    ),
+    _masked(
+        "ijepa-no-ema", COMPLETE, "I-JEPA, one shared encoder, no regularizer", constant("encoder"), ema=None
+    ),
+    _masked(
+        "ijepa-no-ema-layernorm",
+        COMPLETE,
+        "I-JEPA, one shared encoder, LayerNormed targets",
+        constant("encoder"),
+        ema=None,
+        target_norm=LayerNormTargets(),
+        training=replace(SHORT, seed=1),
+    ),
+    _masked(
+        "ijepa-no-ema-raw",
+        COMPLETE,
+        "I-JEPA, one shared encoder, targets as they are",
+        constant("encoder"),
+        ema=None,
+        target_norm=None,
+    ),
+    _masked(
+        "ijepa-momentum-0",
+        DIMENSIONAL,
+        "I-JEPA, momentum 0",
+        both(narrow("encoder"), unlearned),
+        ema=EMA(0.0),
+        training=replace(SHORT, seed=1),
+    ),
+    _masked(
+        "ijepa-mean-predictor",
+        TOKEN,
+        "I-JEPA with VICReg, a predictor that answers with the context's mean",
+        alike("tokens"),
+        **_V,
+        predictor=MeanOfContext,
+    ),
+    _masked(
+        "targets-run-away",
+        DRIFT,
+        "targets not normalised, variance asked for without end",
+        drifts(),
+        **_RUNAWAY,
+        regularizer=VCReg(gamma=1e3, nu_cov=1e-4),
+        training=replace(_STEADY, seed=1),
+    ),
+    _masked(
+        "targets-run-away-vicreg",
+        DRIFT,
+        "the same with VICReg between two glimpses",
+        drifts(),
+        **_RUNAWAY,
+        regularizer=VICReg(lambda_inv=1.0, gamma=1e3, nu_cov=1e-4),
+        num_mask_draws=2,
+        training=_STEADY,
+    ),
+]
+_VIDEO = [
+    _video(
+        "clips-vcreg",
+        HEALTHY,
+        "clips, VCReg over batch and time, a free predictor",
+        learned,
+        VCReg(over="both"),
+        stillness=10.0,
+    ),
+    _video(
+        "clips-sigreg",
+        HEALTHY,
+        "clips, SIGReg over the batch, a free predictor",
+        learned,
+        SIGReg(),
+        stillness=5.0,
+        training=Training(steps=200, batch_size=48, seed=1),
+    ),
+    _video(
+        "frozen-frames",
+        TEMPORAL,
+        "clips whose frames are frozen",
+        alike("time"),
+        VCReg(),
+        stillness=1.0,
+        moving=False,
+    ),
+    _video(
+        "still-features",
+        TEMPORAL,
+        "clips, invariance over time far too strong",
+        alike("time"),
+        VCReg(),
+        stillness=200.0,
+    ),
+    _video("clips-still-sigreg", TEMPORAL, "the same with SIGReg", alike("time"), SIGReg(), stillness=1000.0),
+    _video(
+        "skip-copies",
+        COPIES,
+        "clips, the predictor has a skip and hardly more",
+        copies(),
+        VCReg(over="both"),
+        stillness=10.0,
+        skip=0.02,
+    ),
+    _video("skip-sigreg", COPIES, "the same with SIGReg", copies(), SIGReg(), stillness=5.0, skip=0.02),
+]
+CASES = [*_MASKED, *_VIDEO]
