@@ -109,7 +109,7 @@ def masked_features(learner: IJEPA, nuisance: Nuisance) -> dict[str, Tensor]:
     rows = slice(0, 2048)
     features = {
         "encoder": encoder,
-        "tokens": apply(learner.deployable_encoder, few[:128]),
+        "tokens": apply(learner.encoder, few[:128]),
         "target_tokens": loss.features["target_tokens"][:128],
         "prediction": loss.features["prediction"][rows],
         "target": loss.features["target"][rows],

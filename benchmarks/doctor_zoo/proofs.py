@@ -104,6 +104,17 @@ def drifts(figure: str = "health/target_std", factor: float = 1.5) -> Judge:
     return judge
 
 
+def apart(bound: float = 4.0) -> Judge:
+    """Online tokens and target tokens differ in length by a factor."""
+
+    def judge(material: Material) -> Proof:
+        online, target = (material.features[name].double() for name in ("tokens", "target_tokens"))
+        ratio = (online.square().mean() / target.square().mean()).sqrt().item()
+        return Proof(f"online / target scale {ratio:.2g} (> {bound:g})", ratio > bound)
+
+    return judge
+
+
 def early(material: Material) -> Proof:
     """The run has been stopped within its warm-up."""
     rates = [row["lr"] for row in material.history]
