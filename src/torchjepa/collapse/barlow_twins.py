@@ -74,5 +74,5 @@ class BarlowTwins(AbstractCollapseRegularizer):
             samples: two views, checked and grouped.
         """
         divisor = samples.count - 1 if self.unbiased else samples.count
-        on, off = map(samples.mean_over_groups, moments.correlation(samples, divisor, self.eps))
-        return BarlowTwinsLoss(on_diagonal=on, off_diagonal=self.lambda_bt * off)
+        weights = (1.0, self.lambda_bt)
+        return BarlowTwinsLoss(*moments.correlation(samples, divisor, self.eps, weights))

@@ -62,7 +62,7 @@ class WeightedTerms:
 
     def total(self) -> Float[Tensor, ""]:
         """The sum of the terms, a scalar with its graph."""
-        return reduce(add, (getattr(self, field.name) for field in dataclasses.fields(self)))
+        return reduce(add, vars(self).values())
 
 
 T = TypeVar("T", bound=WeightedTerms)
@@ -104,7 +104,7 @@ class AbstractCollapseRegularizer(ABC):
         groups = group_samples(name, views, self.over, num_views=self.num_views, min_samples=self.min_samples)
         with autocast_off(views[0].device):
             terms = _mean_terms([self.terms(samples) for samples in groups])
-            check_finite(name, list(named_terms(terms).values()), views)
+            check_finite(name, vars(terms).values(), views)
         return terms
 
     def loss(self, *views: Float[Tensor, "*axes d"]) -> Float[Tensor, ""]:

@@ -32,31 +32,33 @@ _SYMMETRIC = 512
 
 
 def spread(
-    samples: Samples, gamma: float, eps: float, *, distance: bool
-) -> tuple[Float[Tensor, " v_g"], Float[Tensor, " v_g"], Float[Tensor, " g"]]:
-    """Of every view: v = mean_d relu(gamma - sqrt(var_d + eps)) and c = sum_{j != k} Cov_jk^2 / d; their distance.
+    samples: Samples, gamma: float, eps: float, weights: tuple[float, float, float]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
+    """Weighted means over the groups: of the distance of the views, of their hinges and of their covariances.
 
-    var and Cov are divided by n - 1. n^2 d or n d^2 multiplications a view forward, whichever is fewer, and as many
-    backward. Over several processes the d x d sums or the rows travel, whichever are fewer bytes.
+    s = mean over n and d of (z_1 - z_v)^2, summed over the views after the first; v = mean_d relu(gamma -
+    sqrt(var_d + eps)) and c = sum_{j != k} Cov_jk^2 / d, summed over the views; var and Cov divided by n - 1.
+
+    n^2 d or n d^2 multiplications a view forward, whichever is fewer, and as many backward. Over several processes
+    the d x d sums or the rows travel, whichever are fewer bytes.
 
     Args:
         samples: v views of g groups.
         gamma: the standard deviation that the hinge asks for.
         eps: added to the variance.
-        distance: whether the third result is wanted.
+        weights: of s, v and c.
 
     Returns:
-        v and c of every group, `[v * g]`, global, view after view; and of every group the sum of squared differences
-        of the first view and each other, `[g]`, global (0 where it is not wanted).
+        Three scalars, global.
     """
     function = _SpreadByRows if _rows_are_cheaper(samples, views=1) else _SpreadByColumns
-    return function.apply(*samples.views, samples, gamma, eps, distance)  # type: ignore[no-any-return]
+    return _over_groups(samples, function.apply(*samples.views, samples, gamma, eps, weights))
 
 
 def correlation(
-    samples: Samples, divisor: float, eps: float
-) -> tuple[Float[Tensor, " g"], Float[Tensor, " g"]]:
-    """sum_j (1 - C_jj)^2 and sum_{j != k} C_jk^2 of C = A^T B / n, A and B the standardised views.
+    samples: Samples, divisor: float, eps: float, weights: tuple[float, float]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Weighted means over the groups of sum_j (1 - C_jj)^2 and sum_{j != k} C_jk^2, C = A^T B / n.
 
     A = (z_a - mean) / sqrt(sum_i (z_a - mean)^2 / divisor + eps), B likewise. 2 n^2 d multiplications forward and
     as many backward, or n d^2 forward and twice that backward, whichever are fewer.
@@ -65,12 +67,18 @@ def correlation(
         samples: two views of g groups.
         divisor: of the variances.
         eps: added to the variances.
+        weights: of both sums.
 
     Returns:
-        Both sums of every group, `[g]`, global.
+        Two scalars, global.
     """
     function = _CorrelationByRows if _rows_are_cheaper(samples, views=2) else _CorrelationByColumns
-    return function.apply(*samples.views, samples, divisor, eps)  # type: ignore[no-any-return]
+    return _over_groups(samples, function.apply(*samples.views, samples, divisor, eps, weights))
+
+
+def _over_groups(samples: Samples, terms: Any) -> Any:
+    """Terms that hold the share of this process's groups, summed where other processes have other groups."""
+    return terms if samples.across or not dist.is_distributed() else tuple(map(dist.all_reduce_sum, terms))
 
 
 def _rows_are_cheaper(samples: Samples, views: int) -> bool:
@@ -151,35 +159,40 @@ def _dot(x: Tensor, y: Tensor) -> Float[Tensor, " g"]:
     return torch.linalg.vecdot(x.flatten(1), y.flatten(1))
 
 
-def _hinge(ctx: Any, squares: Float[Tensor, "v_g 1 d"], gamma: float, eps: float) -> Float[Tensor, " v_g"]:
-    """The mean hinge, and in `ctx` its slope by the sum of squares."""
+def _hinge(ctx: Any, squares: Float[Tensor, "v_g 1 d"], gamma: float, eps: float) -> Float[Tensor, ""]:
+    """The weighted hinge, and in `ctx` its slope by the sum of squares."""
+    weight = ctx.weights[1] / (squares.shape[2] * ctx.samples.num_groups)
     deviation = (squares / (ctx.samples.count - 1) + eps).sqrt_()
     gap = gamma - deviation
     # d relu(gamma - sqrt(s / f + eps)) / d s = -1 / (2 f sqrt(s / f + eps)) where the gap is open.
-    ctx.slope = (
-        (gap > 0).to(gap.dtype).div_(deviation).mul_(-0.5 / (ctx.samples.count - 1) / squares.shape[2])
-    )
-    return gap.relu_().mean((1, 2))
+    ctx.slope = (gap > 0).to(gap.dtype).div_(deviation).mul_(-weight / (ctx.samples.count - 1))
+    return gap.relu_().sum() * weight
+
+
+def _take(ctx: Any, args: Sequence[Any]) -> tuple[Samples, Sequence[Tensor], float, float]:
+    """Split the arguments of a function, and weigh what it gives."""
+    *views, ctx.samples, first, second, ctx.weights = args
+    return ctx.samples, views, first, second
 
 
 class _SpreadByColumns(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        *views, ctx.samples, gamma, eps, ctx.distance = args
-        z, means = _centered(ctx.samples, views)
-        gram, distance = _total(ctx.samples, _gram(z.mT), _distance(ctx, z, means))
+        samples, views, gamma, eps = _take(ctx, args)
+        z, means = _centered(samples, views)
+        gram, distance = _total(samples, _gram(z.mT), _distance(ctx, z, means))
         diagonal = gram.diagonal(dim1=1, dim2=2)
         hinge = _hinge(ctx, diagonal.unsqueeze(1), gamma, eps)
         # Removed before the squares are summed: subtracting it afterwards cancels where a dimension dominates.
         diagonal.zero_()
         ctx.save_for_backward(z, means, ctx.slope, gram)
-        return hinge, _dot(gram, gram).div_(_covariance_divisor(ctx.samples)), distance
+        return distance, hinge, _dot(gram, gram).sum() * _covariance_weight(ctx)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         z, means, slope, gram = ctx.saved_tensors
-        by_hinge, by_energy, by_distance = _upstream(ctx.samples, grads)
+        by_distance, by_hinge, by_energy = _upstream(ctx, grads)
         grad = torch.bmm(z, gram * by_energy)
         _add_slopes(ctx, grad, z, means, slope * by_hinge, by_distance)
         return *grad.chunk(len(ctx.samples.views)), None, None, None, None
@@ -188,8 +201,7 @@ class _SpreadByColumns(torch.autograd.Function):
 class _SpreadByRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        *views, ctx.samples, gamma, eps, ctx.distance = args
-        samples = ctx.samples
+        samples, views, gamma, eps = _take(ctx, args)
         z, means = _centered(samples, views)
         distance = _distance(ctx, z, means)
         everything = _gathered(z, samples)
@@ -202,22 +214,24 @@ class _SpreadByRows(torch.autograd.Function):
         start = sum(samples.row_counts[: dist.rank()]) if samples.across else 0
         own = slice(start, start + z.shape[1])
         kernel = torch.bmm(quiet[:, own], quiet.mT) if samples.across else _gram(quiet)  # [v * g, n_local, n]
-        energy, distance = _total(samples, _dot(kernel, kernel), distance)
+        energy, distance = _total(samples, _dot(kernel, kernel).sum(), distance)
         between, within = torch.bmm(loud.mT, quiet), torch.bmm(loud.mT, loud)
         within.diagonal(dim1=1, dim2=2).zero_()
         rest = squares.scatter_(2, apart, 0.0)
         everything.scatter_(2, columns, loud)
-        energy = energy - _dot(rest, rest) + 2.0 * _dot(between, between) + _dot(within, within)
+        energy = (
+            energy - _dot(rest, rest).sum() + 2.0 * _dot(between, between).sum() + _dot(within, within).sum()
+        )
         ctx.save_for_backward(
             z, means, ctx.slope, kernel, everything, loud[:, own], between, within, rest, apart
         )
-        return hinge, energy.div_(_covariance_divisor(samples)), distance
+        return distance, hinge, energy * _covariance_weight(ctx)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         z, means, slope, kernel, everything, loud, between, within, rest, apart = ctx.saved_tensors
-        by_hinge, by_energy, by_distance = _upstream(ctx.samples, grads)
+        by_distance, by_hinge, by_energy = _upstream(ctx, grads)
         # The weight goes into the small factors.
         loud = loud * by_energy
         grad = torch.bmm(kernel * by_energy, everything).baddbmm_(loud, between)
@@ -226,67 +240,77 @@ class _SpreadByRows(torch.autograd.Function):
         return *grad.chunk(len(ctx.samples.views)), None, None, None, None
 
 
-def _distance(ctx: Any, z: Float[Tensor, "v_g n d"], means: Float[Tensor, "v_g 1 d"]) -> Float[Tensor, " g"]:
-    """Of this process: the sum over samples and dimensions of (z_1 - z_v)^2, over the views after the first."""
+def _covariance_weight(ctx: Any) -> float:
+    samples = ctx.samples
+    return ctx.weights[2] / ((samples.count - 1) ** 2 * samples.views[0].shape[2] * samples.num_groups)
+
+
+def _distance_weight(ctx: Any) -> float:
+    return ctx.weights[0] / (ctx.samples.count * ctx.samples.views[0].shape[2] * ctx.samples.num_groups)
+
+
+def _distance(ctx: Any, z: Float[Tensor, "v_g n d"], means: Float[Tensor, "v_g 1 d"]) -> Float[Tensor, ""]:
+    """Of this process: the weighted sum of (z_1 - z_v)^2 over the views after the first."""
     first, *others = z.chunk(len(ctx.samples.views))
-    if not ctx.distance:
-        return z.new_zeros(len(first))
     mean, *other_means = means.chunk(len(ctx.samples.views))
-    total = z.new_zeros(len(first))
+    total = z.new_zeros(())
+    if not ctx.weights[0]:
+        return total
     for other, other_mean in zip(others, other_means):
         shift = mean - other_mean
         for rows in _row_blocks(first):
-            difference = (first[:, rows] - other[:, rows]).add_(shift)
-            total = total + _dot(difference, difference)
-    return total
+            difference = (first[:, rows] - other[:, rows]).add_(shift).flatten()
+            total = total + torch.dot(difference, difference)
+    return total * _distance_weight(ctx)
+
+
+def _upstream(ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """What each term is worth in the loss, times the factor of its derivative by centred rows; scalars."""
+    by_distance, by_hinge, by_covariance = _total(ctx.samples, *grads)
+    return (
+        by_distance * (2.0 * _distance_weight(ctx)),
+        by_hinge,
+        by_covariance * (4.0 * _covariance_weight(ctx)),
+    )
 
 
 def _add_slopes(ctx: Any, grad: Tensor, z: Tensor, means: Tensor, slope: Tensor, by_distance: Tensor) -> None:
-    """Add to the gradient what hinge, diagonal and distance give: grad += slope z + 2 by_distance (z_1 - z_v), ..."""
-    g = by_distance.shape[0]
+    """Add to the gradient what hinge, diagonal and distance give: grad += slope z + by_distance (z_1 - z_v), ..."""
+    num_views = len(ctx.samples.views)
+    g = len(z) // num_views
     for rows in _row_blocks(grad):
         part, x = grad[:, rows], z[:, rows]
         part.addcmul_(x, slope)
-        for view in range(1, len(z) // g if ctx.distance else 1):
+        for view in range(1, num_views if ctx.weights[0] else 1):
             other = slice(view * g, (view + 1) * g)
             difference = (x[:g] - x[other]).add_(means[:g] - means[other]).mul_(by_distance)
             part[:g].add_(difference)
             part[other].sub_(difference)
 
 
-def _covariance_divisor(samples: Samples) -> int:
-    return (samples.count - 1) ** 2 * samples.views[0].shape[2]
-
-
-def _upstream(samples: Samples, grads: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """What each output is worth in the loss, times the factor of its derivative by centred rows, [v * g or g, 1, 1]."""
-    by_hinge, by_covariance, by_distance = (grad[:, None, None] for grad in _total(samples, *grads))
-    return 2.0 * by_hinge, by_covariance * (4.0 / _covariance_divisor(samples)), 2.0 * by_distance
-
-
 class _CorrelationByColumns(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        *views, ctx.samples, ctx.divisor, eps = args
-        z, _ = _centered(ctx.samples, views)
+        samples, views, ctx.divisor, eps = _take(ctx, args)
+        z, _ = _centered(samples, views)
         z_a, z_b = z.chunk(2)
-        off, squares = _total(ctx.samples, torch.bmm(z_a.mT, z_b), _dots(z, z))
+        off, squares = _total(samples, torch.bmm(z_a.mT, z_b), _dots(z, z))
         scale = (squares / ctx.divisor + eps).rsqrt_()  # [2 g, 1, d]
         scale_a, scale_b = scale.chunk(2)
         # The d x d product is standardised, not the n x d rows.
-        off.mul_((scale_a / ctx.samples.count).mT).mul_(scale_b)
+        off.mul_((scale_a / samples.count).mT).mul_(scale_b)
         diagonal = off.diagonal(dim1=1, dim2=2)
         on, gap = diagonal.clone(), diagonal - 1.0
         diagonal.zero_()
         ctx.save_for_backward(z, off, on, gap, scale)
-        return _dot(gap, gap), _dot(off, off)
+        return _weighted(ctx, _dot(gap, gap), _dot(off, off))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         z, off, on, gap, scale = ctx.saved_tensors
         (z_a, z_b), (scale_a, scale_b), n = z.chunk(2), scale.chunk(2), ctx.samples.count
-        by_on, by_off = (2.0 * grad[:, None, None] for grad in _total(ctx.samples, *grads))
+        by_on, by_off = _twice_upstream(ctx, grads)
         slope = gap.unsqueeze(1) * by_on  # by the diagonal of C
         # Along each standardised dimension the gradient does not change the loss: sum_i dA_ij A_ij, from C alone.
         squared = off.square()
@@ -297,14 +321,25 @@ class _CorrelationByColumns(torch.autograd.Function):
         slopes.diagonal(dim1=1, dim2=2).copy_((slope * scale_a).mul_(scale_b).div_(n)[:, 0])
         grad_a = torch.bmm(z_b, slopes.mT).addcmul_(z_a, along_a, value=-1.0 / ctx.divisor)
         grad_b = torch.bmm(z_a, slopes).addcmul_(z_b, along_b, value=-1.0 / ctx.divisor)
-        return grad_a, grad_b, None, None, None
+        return grad_a, grad_b, None, None, None, None
+
+
+def _weighted(ctx: Any, on: Float[Tensor, " g"], off: Float[Tensor, " g"]) -> tuple[Tensor, Tensor]:
+    by_on, by_off = (weight / ctx.samples.num_groups for weight in ctx.weights)
+    return on.sum() * by_on, off.sum() * by_off
+
+
+def _twice_upstream(ctx: Any, grads: Sequence[Tensor]) -> list[Tensor]:
+    """Twice what each term is worth in the loss, for the derivatives of squares; scalars."""
+    totals = _total(ctx.samples, *grads)
+    return [grad * (2.0 * weight / ctx.samples.num_groups) for grad, weight in zip(totals, ctx.weights)]
 
 
 class _CorrelationByRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        *views, ctx.samples, ctx.divisor, eps = args
-        samples, n = ctx.samples, ctx.samples.count
+        samples, views, ctx.divisor, eps = _take(ctx, args)
+        n = samples.count
         unit, _ = _centered(samples, views)  # [2 g, n_local, d]
         (squares,) = _total(samples, _dots(unit, unit))
         scale = (squares / ctx.divisor + eps).rsqrt_()  # [2 g, 1, d]
@@ -315,16 +350,16 @@ class _CorrelationByRows(torch.autograd.Function):
         on = on / n
         gap = on - 1.0
         ctx.save_for_backward(unit, everything, kernel, on, gap, scale)
-        return _dot(gap, gap), energy / n**2 - _dot(on, on)
+        return _weighted(ctx, _dot(gap, gap), energy / n**2 - _dot(on, on))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         samples, n = ctx.samples, ctx.samples.count
         unit, everything, kernel, on, gap, scale = ctx.saved_tensors
-        by_on, by_off = (2.0 * grad[:, None, None] for grad in _total(samples, *grads))
+        by_on, by_off = _twice_upstream(ctx, grads)
         slope = by_on * gap - by_off * on  # by the diagonal of C, which the energy of all of C holds too
-        weight = (by_off / n**2).repeat(2, 1, 1)
+        weight = by_off / n**2
         grad = torch.bmm(
             torch.cat(kernel.chunk(2)[::-1]), everything
         )  # each view by the other's inner products
@@ -341,4 +376,4 @@ class _CorrelationByRows(torch.autograd.Function):
             part.mul_(scale_by).addcmul_(x, along)
             part[:half].addcmul_(x[half:], slope[:half])
             part[half:].addcmul_(x[:half], slope[half:])
-        return *grad.chunk(2), None, None, None
+        return *grad.chunk(2), None, None, None, None

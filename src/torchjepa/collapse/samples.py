@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -145,7 +145,7 @@ def _row_counts(name: str, cube: Tensor) -> tuple[int, ...]:
     return tuple(b for b, _, _ in rows)
 
 
-def check_finite(name: str, terms: Sequence[Tensor], views: Sequence[Tensor]) -> None:
+def check_finite(name: str, terms: Iterable[Tensor], views: Sequence[Tensor]) -> None:
     """Refuse NaN and infinity in a view, found by a term that is not finite.
 
     On the CPU only: on other devices a look would make the host wait at every step; there the loss is NaN.
@@ -158,7 +158,7 @@ def check_finite(name: str, terms: Sequence[Tensor], views: Sequence[Tensor]) ->
     Raises:
         NonFiniteError: a value of a view is NaN or infinite, here or on another process.
     """
-    if terms[0].device.type != "cpu" or torch.compiler.is_compiling():
+    if views[0].device.type != "cpu" or torch.compiler.is_compiling():
         return
     if all(math.isfinite(term.item()) for term in terms):
         return

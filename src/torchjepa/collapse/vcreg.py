@@ -67,8 +67,6 @@ class VCReg(AbstractCollapseRegularizer):
         Args:
             samples: one view or more, checked and grouped.
         """
-        hinge, covariance, _ = moments.spread(samples, self.gamma, self.eps, distance=False)
-        return VCRegLoss(
-            variance=self.mu_var * samples.mean_over_groups(hinge),
-            covariance=self.nu_cov * samples.mean_over_groups(covariance),
-        )
+        num = len(samples.views)
+        weights = (0.0, self.mu_var / num, self.nu_cov / num)
+        return VCRegLoss(*moments.spread(samples, self.gamma, self.eps, weights)[1:])

@@ -91,11 +91,6 @@ class VICReg(AbstractCollapseRegularizer):
         Args:
             samples: two views, checked and grouped.
         """
-        hinge, covariance, squares = map(
-            samples.mean_over_groups, moments.spread(samples, self.gamma, self.eps, distance=True)
-        )
-        return VICRegLoss(
-            invariance=squares * (self.lambda_inv / (samples.count * samples.views[0].shape[2])),
-            variance=hinge * (self.mu_var * (1.0 if self.variance_reduction == "mean" else 2.0)),
-            covariance=covariance * (2.0 * self.nu_cov),
-        )
+        hinge_weight = self.mu_var / (2.0 if self.variance_reduction == "mean" else 1.0)
+        weights = (self.lambda_inv, hinge_weight, self.nu_cov)
+        return VICRegLoss(*moments.spread(samples, self.gamma, self.eps, weights))
