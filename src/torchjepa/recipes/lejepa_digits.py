@@ -1,6 +1,11 @@
 """LeJEPA on the embedded handwritten digits: no download.
 
-jepa train lejepa-digits
+    jepa train lejepa-digits
+
+The encoder, the canvases and the augmentation of `digits`, another loss. Two global views: a local view of a canvas
+mostly misses the digit (docs/log.md).
+
+Measured after 800 steps, seed 0, bank of 3,000: kNN 60 %.
 """
 
 from torchjepa.data import Photometric
@@ -16,6 +21,7 @@ recipe = LeJEPARecipe(
     pool="mean_max",
     projector_dim=256,
     projector_out=64,
+    regularizer_weight=0.02,
     num_local=0,
     crop_scale=(0.5, 1.0),
     flip=0.0,
