@@ -24,10 +24,11 @@ from torch.autograd.function import once_differentiable
 from torchjepa import rng
 from torchjepa.collapse.samples import Samples
 
-# Elements of a block of angles: on a CPU its 12 features stay in a core's cache, on a GPU they fill the device.
+# Elements of a block of angles: on a CPU, for each thread, so that its 12 features stay in a core's cache.
 _BLOCK_CPU, _BLOCK_GPU = 2**14, 2**20
-# Entries of the slices that are drawn at a time, and that are widened for a product at a time.
-_DRAWN, _WIDENED = 2**16, 2**18
+# Entries of the slices that are drawn at a time, few enough for torch to stay in one thread, and that are widened for
+# a product at a time.
+_DRAWN, _WIDENED = 2**15, 2**17
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ def _features(angles: Float[Tensor, "r n"], k: Float[Tensor, " k"]) -> Features:
     """Blocks of rows with their coarse and fine features; a block's features are overwritten by the next's."""
     h, m, _ = expansion(len(k))
     r, n = angles.shape
-    block = min(r, max(1, (_BLOCK_CPU if angles.device.type == "cpu" else _BLOCK_GPU) // max(n, 1)))
+    size = _BLOCK_CPU * torch.get_num_threads() if angles.device.type == "cpu" else _BLOCK_GPU
+    block = min(r, max(1, size // max(n, 1)))
     kinds = [(m, k[1 : m + 1] * (2 * h + 1)), (h, k[1 : h + 1])]
     buffers = [angles.new_ones((2 * num + 1) * block * n) for num, _ in kinds]
     scratch = angles.new_empty(max(m, h) * block * n)
@@ -159,7 +161,7 @@ def _features(angles: Float[Tensor, "r n"], k: Float[Tensor, " k"]) -> Features:
 
 
 def _kept_features(angles: Float[Tensor, "r n"], k: Float[Tensor, " k"]) -> Features | None:
-    """The features where they are a single block of the cache's size, worth keeping for the backward pass."""
+    """The features where they are few enough to be kept for the backward pass."""
     return list(_features(angles, k)) if 0 < angles.numel() <= _BLOCK_CPU else None
 
 

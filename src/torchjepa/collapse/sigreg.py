@@ -39,10 +39,12 @@ class SIGReg(CountingRegularizer):
     For embeddings of N(0, I) the loss is `gaussian_value`, 1.053, whatever n (not 0: it is the noise of a sample);
     for a constant batch at zero 0.402 n. The factor n (LeJEPA) makes the gradient of a sample independent of n.
 
-    Cost, forward and backward, a view: 4 n d s FLOPs in two matrix products (s slices), about 10 transcendental
-    functions and 140 FLOPs an entry of x each way; memory beside input and gradient (2 n s + 70 s + 1.6e6) times 4
-    bytes, and 4 s d where n < s; across processes one message of 2 num_knots s numbers, whatever n and d. On a GPU the
-    slices are drawn on the host and sent, 4 s d bytes.
+    Entries of A are rounded to half precision before their columns are scaled; every product is float32 or wider.
+
+    Cost, forward and backward, a view of n samples, s slices: 4 n d s FLOPs in two matrix products, 10 cosines and
+    sines and about 100 FLOPs an entry of x each way; memory beside input and gradient 2 s d bytes for the slices (once
+    for all views), 8 n s for x, and on a CPU blocks of 1 MB and of 1 MB a thread. Across processes one message of
+    2 num_knots s numbers, whatever n and d. On a GPU the random bits come from the host, 2 s d bytes a call.
 
     Args:
         num_slices: number of slices s; 256 (LeJEPA's minimal code; the paper's runs have 1024).
@@ -101,7 +103,7 @@ class SIGReg(CountingRegularizer):
         """
         key = (self.seed, self.num_calls if call is None else call)
         slices = draw_slices(key, d, self.num_slices, torch.device("cpu"))
-        return torch.nn.functional.normalize(slices.to(dtype), dim=0)
+        return torch.nn.functional.normalize(slices.double(), dim=0).to(dtype)
 
     def terms(self, samples: Samples) -> SIGRegLoss:
         """The term of grouped views.
