@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchjepa.collapse import Samples
-from torchjepa.collapse.moments import _gram, correlation, spread
+from torchjepa.collapse import Samples, moments
+from torchjepa.collapse.correlation import correlation
+from torchjepa.collapse.moments import gram
+from torchjepa.collapse.spread import spread
 
 
 def cube(seed: int, g: int, n: int, d: int) -> Tensor:
@@ -27,6 +29,14 @@ def loops(a: np.ndarray, b: np.ndarray) -> tuple[list[float], float]:
     return [entry[j][j] for j in range(d)], sum(
         entry[j][k] ** 2 for j in range(d) for k in range(d) if j != k
     )
+
+
+@pytest.fixture(autouse=True, params=["few dimensions", "any"])
+def sides(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test with few dimensions as they are, and with both sides of the products and no small sizes."""
+    if request.param == "any":
+        monkeypatch.setattr(moments, "_FEW_DIMENSIONS", 0)
+        monkeypatch.setattr(moments, "BLOCK", 8)
 
 
 SHAPES = {
@@ -91,7 +101,7 @@ def test_dominant_dimensions_do_not_drown_the_others_in_float32() -> None:
 def test_a_symmetric_product_in_blocks_is_the_product(transposed: bool) -> None:
     x = cube(0, 2, 515, 7)
     wide = x.mT.contiguous().mT if transposed else x
-    torch.testing.assert_close(_gram(wide), x @ x.mT)
+    torch.testing.assert_close(gram(wide), x @ x.mT)
 
 
 def test_nothing_of_size_d_by_d_is_made_where_samples_are_fewer() -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from torchjepa.collapse import moments
 from torchjepa.collapse.base import AbstractCollapseRegularizer, WeightedTerms
+from torchjepa.collapse.correlation import correlation
 from torchjepa.collapse.samples import Over, Samples, check_eps, check_over, check_weights
 
 
@@ -75,4 +75,4 @@ class BarlowTwins(AbstractCollapseRegularizer):
         """
         divisor = samples.count - 1 if self.unbiased else samples.count
         weights = (1.0, self.lambda_bt)
-        return BarlowTwinsLoss(*moments.correlation(samples, divisor, self.eps, weights))
+        return BarlowTwinsLoss(*correlation(samples, divisor, self.eps, weights))

@@ -8,9 +8,9 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from torchjepa.collapse import moments
 from torchjepa.collapse.base import AbstractCollapseRegularizer, WeightedTerms
 from torchjepa.collapse.samples import Over, Samples, check_eps, check_over, check_weights
+from torchjepa.collapse.spread import spread
 
 
 @dataclass(frozen=True)
@@ -69,4 +69,4 @@ class VCReg(AbstractCollapseRegularizer):
         """
         num = len(samples.views)
         weights = (0.0, self.mu_var / num, self.nu_cov / num)
-        return VCRegLoss(*moments.spread(samples, self.gamma, self.eps, weights)[1:])
+        return VCRegLoss(*spread(samples, self.gamma, self.eps, weights)[1:])

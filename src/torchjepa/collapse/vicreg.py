@@ -8,9 +8,9 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from torchjepa.collapse import moments
 from torchjepa.collapse.base import AbstractCollapseRegularizer, WeightedTerms
 from torchjepa.collapse.samples import Over, Samples, check_eps, check_over, check_weights
+from torchjepa.collapse.spread import spread
 
 
 @dataclass(frozen=True)
@@ -93,4 +93,4 @@ class VICReg(AbstractCollapseRegularizer):
         """
         hinge_weight = self.mu_var / (2.0 if self.variance_reduction == "mean" else 1.0)
         weights = (self.lambda_inv, hinge_weight, self.nu_cov)
-        return VICRegLoss(*moments.spread(samples, self.gamma, self.eps, weights))
+        return VICRegLoss(*spread(samples, self.gamma, self.eps, weights))
