@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from benchmarks.doctor_zoo.case import Case
 from benchmarks.doctor_zoo.cases import CASES
+from benchmarks.doctor_zoo.control import control_table
 from benchmarks.doctor_zoo.store import Store
 from benchmarks.doctor_zoo.table import Outcome, page, write
 
@@ -64,7 +65,8 @@ def main() -> int:
     text = page(outcomes)
     print(text)
     if options.write:
-        write(options.write, text)
+        write(options.write, "zoo", text)
+        write(options.write, "control", control_table(store, outcomes))
     return int(not all(outcome.right for outcome in outcomes))
 
 

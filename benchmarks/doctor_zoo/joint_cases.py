@@ -197,10 +197,10 @@ _TOKEN = [
         TOKEN,
         "VICReg between any two tokens of a picture; ViT",
         alike("tokens"),
-        VICReg(lambda_inv=100.0),
+        _V,
         encoder=vit,
         training_pool=RandomToken(),
-        training={"seed": 1},
+        training={"seed": 1, "steps": 400},
     ),
 ]
 _UNCLEAR = [

@@ -38,7 +38,7 @@ def _with_head(seed: int) -> WithHead:
     return WithHead(stem_vit(seed=seed))
 
 
-_V = {
+_V: dict[str, Any] = {
     "regularizer": VICReg(lambda_inv=1.0, mu_var=1.0, nu_cov=0.04),
     "projector": (128, 128),
     "num_mask_draws": 2,
@@ -46,10 +46,15 @@ _V = {
 }
 _RUNAWAY = {"ema": EMA(1.0), "target_norm": None, "encoder": _with_head}
 _STEADY = Training(steps=250, batch_size=96, lr=1e-2, weight_decay=0.0, final=1e-2)
+_LONG = Training(steps=600, batch_size=64)
 _MASKED = [
     _masked("ijepa-vicreg", HEALTHY, "I-JEPA with VICReg between two glimpses", learned, **_V),
     _masked(
-        "ijepa-vicreg-shared", HEALTHY, "I-JEPA with VICReg, one shared encoder", learned, **_V, ema=None
+        "ijepa-vicreg-2",
+        HEALTHY,
+        "the same with another seed",
+        learned,
+        **{**_V, "training": replace(_V["training"], seed=1)},
     ),
     _masked(
         "ijepa-no-ema", COMPLETE, "I-JEPA, one shared encoder, no regularizer", constant("encoder"), ema=None
@@ -122,8 +127,8 @@ _VIDEO = [
         "clips, SIGReg over the batch, a free predictor",
         learned,
         SIGReg(),
-        stillness=5.0,
-        training=Training(steps=200, batch_size=48, seed=1),
+        stillness=10.0,
+        training=Training(steps=500, batch_size=48, seed=1),
     ),
     _video(
         "frozen-frames",
@@ -140,9 +145,18 @@ _VIDEO = [
         "clips, invariance over time far too strong",
         alike("time"),
         VCReg(),
-        stillness=1000.0,
+        stillness=100.0,
+        training=_LONG,
     ),
-    _video("clips-still-sigreg", TEMPORAL, "the same with SIGReg", alike("time"), SIGReg(), stillness=1000.0),
+    _video(
+        "clips-still-sigreg",
+        TEMPORAL,
+        "the same with SIGReg",
+        alike("time"),
+        SIGReg(),
+        stillness=100.0,
+        training=_LONG,
+    ),
     _video(
         "skip-copies",
         COPIES,

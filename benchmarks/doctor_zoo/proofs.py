@@ -67,8 +67,8 @@ def vanished(bound: float = 0.01) -> Judge:
     return judge
 
 
-def alike(name: str, bound: float = 0.05) -> Judge:
-    """Of the variance of `[b, n, d]` less than a twentieth lies within a sample (over its tokens, or in time)."""
+def alike(name: str, bound: float = 0.10) -> Judge:
+    """Of the variance of `[b, n, d]` less than a tenth lies within a sample (over its tokens, or in time)."""
 
     def judge(material: Material) -> Proof:
         x = material.features[name].double()

@@ -12,7 +12,6 @@ from benchmarks.doctor_zoo.case import BROKEN, HEALTHY, UNCLEAR, Case
 
 VERDICTS = (HEALTHY, *BROKEN, *UNCLEAR)
 PARTS = {"dev": "development", "heldout": "held out"}
-BEGIN, END = "<!-- zoo: begin -->", "<!-- zoo: end -->"
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def matrix(outcomes: Sequence[Outcome]) -> str:
         cells = [count[expected, got] for got in used]
         if any(cells):
             rows.append([expected, *(_cell(n, expected == got) for n, got in zip(cells, used))])
-    return _markdown(rows, "l" + "r" * len(used))
+    return markdown(rows, "l" + "r" * len(used))
 
 
 def case_table(outcomes: Sequence[Outcome]) -> str:
@@ -101,20 +100,21 @@ def case_table(outcomes: Sequence[Outcome]) -> str:
                 said,
             ]
         )
-    return _markdown(rows, "lllrrlll")
+    return markdown(rows, "lllrrlll")
 
 
-def write(path: str | Path, text: str) -> None:
-    """Put the text between the markers of a Markdown file.
+def write(path: str | Path, name: str, text: str) -> None:
+    """Put the text between the markers `<!-- name: begin -->` and `<!-- name: end -->` of a Markdown file.
 
     Raises:
         ValueError: the file lacks the markers.
     """
-    page = Path(path).read_text()
-    if BEGIN not in page or END not in page:
-        raise ValueError(f"{path} needs the lines {BEGIN} and {END}; what lies between them is replaced.")
-    before, after = page.split(BEGIN)[0], page.split(END)[1]
-    Path(path).write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    whole = Path(path).read_text()
+    if begin not in whole or end not in whole:
+        raise ValueError(f"{path} needs the lines {begin} and {end}; what lies between them is replaced.")
+    before, after = whole.split(begin)[0], whole.split(end)[1]
+    Path(path).write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def _cell(n: int, right: bool) -> str:
@@ -130,6 +130,7 @@ def _accuracy(scores: dict[str, float | None], probe: str) -> str:
     return " / ".join("-" if value is None else f"{100 * value:.0f}" for value in values)
 
 
-def _markdown(rows: Sequence[Sequence[str]], align: str) -> str:
+def markdown(rows: Sequence[Sequence[str]], align: str) -> str:
+    """A table whose first row is its head; `align` has l or r for each column."""
     rule = ["---:" if side == "r" else "---" for side in align]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [rows[0], rule, *rows[1:]])

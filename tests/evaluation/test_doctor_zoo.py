@@ -10,7 +10,7 @@ from benchmarks.doctor_zoo import proofs
 from benchmarks.doctor_zoo.case import BROKEN, HEALTHY, UNCLEAR, Case, Material, Scores
 from benchmarks.doctor_zoo.cases import CASES
 from benchmarks.doctor_zoo.store import Store
-from benchmarks.doctor_zoo.table import BEGIN, END, Outcome, matrix, page, summary, write
+from benchmarks.doctor_zoo.table import Outcome, matrix, page, summary, write
 
 from torchjepa.evaluation.doctor import Verdict, diagnose
 
@@ -105,17 +105,17 @@ def test_the_summary_counts_alarms_and_right_names() -> None:
 
 def test_the_page_is_written_between_the_markers(tmp_path: Path) -> None:
     path = tmp_path / "doctor.md"
-    path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    path.write_text("before\n<!-- zoo: begin -->\nold\n<!-- zoo: end -->\nafter\n")
     text = page([_outcome("gaussian", HEALTHY), _outcome("line", "dimensional collapse")])
-    write(path, text)
+    write(path, "zoo", text)
     written = path.read_text()
     assert written.startswith("before\n")
     assert written.endswith("after\n")
     assert "old" not in written
     assert "| `gaussian` | dev |" in written
     (tmp_path / "bare.md").write_text("nothing")
-    with pytest.raises(ValueError, match="needs the lines"):
-        write(tmp_path / "bare.md", text)
+    with pytest.raises(ValueError, match="needs the lines <!-- zoo: begin"):
+        write(tmp_path / "bare.md", "zoo", text)
 
 
 def test_every_case_has_a_part_of_its_name_alone() -> None:
