@@ -1,6 +1,6 @@
 """How a label is earned: by accuracy against the untrained encoder, or by the defect itself.
 
-Nothing here comes from the doctor; the bounds are generous and were fixed before it saw a case.
+Nothing here comes from the doctor, and the bounds were chosen without asking it.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def early(material: Material) -> Proof:
 
 
 def few(material: Material) -> Proof:
-    """Fewer samples than a tenth of the dimensions or so."""
+    """Fewer samples than a quarter of the dimensions."""
     n, d = material.features["encoder"].shape
     return Proof(f"{n} samples of {d} dimensions", n < d / 4)
 
