@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from torchjepa.collapse import SIGReg, VICReg
 from torchjepa.collapse import BarlowTwins as OurBarlowTwins
+from torchjepa.collapse import SIGReg, VICReg
 
 SIZES = ((256, 2048), (256, 8192), (1024, 8192), (2048, 512))
 SWEEP_N, SWEEP_D = (2, 8, 32, 128, 512, 4096), (2, 8, 32, 128, 512, 2048, 8192)

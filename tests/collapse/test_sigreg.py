@@ -11,9 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.collapse import oracles, sliced_oracles
-from torchjepa.collapse import SIGReg
+from torchjepa.collapse import SIGReg, sigreg
 from torchjepa.testing import check_regularizer
 from torchjepa.types import NonFiniteError
+
+
+@pytest.fixture(autouse=True, params=["few samples", "any"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test with few samples as they are, and as many would be treated."""
+    if request.param == "any":
+        monkeypatch.setattr(sigreg, "FEW", 0)
 
 
 def normal(seed: int, n: int, d: int) -> torch.Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from torchjepa.collapse import moments
 from torchjepa.collapse.samples import Samples
@@ -59,7 +58,7 @@ class _CorrelationByColumns(torch.autograd.Function):
         return _weighted(ctx, moments.dot(gap, gap), moments.dot(off, off))
 
     @staticmethod
-    @once_differentiable
+    @moments.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         z, off, on, gap, scale = ctx.saved_tensors
         (z_a, z_b), (scale_a, scale_b), n = z.chunk(2), scale.chunk(2), ctx.samples.count
@@ -98,7 +97,7 @@ class _CorrelationOfFew(torch.autograd.Function):
         return _weighted(ctx, torch.dot(gap, gap), moments.dot(off[None], off[None]))
 
     @staticmethod
-    @once_differentiable
+    @moments.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         z_a, z_b, a, b, mean_a, mean_b, scale_a, scale_b, off, gap = ctx.saved_tensors
         by_on, by_off = (by * ctx.factor for by in _twice_upstream(ctx, grads))
@@ -145,7 +144,7 @@ class _CorrelationByRows(torch.autograd.Function):
         return _weighted(ctx, moments.dot(gap, gap), energy / n**2 - moments.dot(on, on))
 
     @staticmethod
-    @once_differentiable
+    @moments.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         samples, n = ctx.samples, ctx.samples.count
         unit, everything, kernel, on, gap, scale = ctx.saved_tensors

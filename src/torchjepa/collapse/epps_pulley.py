@@ -19,13 +19,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from torchjepa import rng
+from torchjepa.collapse.moments import once_differentiable
 from torchjepa.collapse.samples import Samples
 
 # Elements of a block of angles: on a CPU, for each thread, so that its 12 features stay in a core's cache.
 _BLOCK_CPU, _BLOCK_GPU = 2**14, 2**20
+# Angles up to which calls cost more than arithmetic.
+FEW = 2**12
 # Entries of the slices that are drawn at a time, few enough for torch to stay in one thread, and that are widened for
 # a product at a time.
 _DRAWN, _WIDENED = 2**15, 2**17
@@ -242,6 +244,41 @@ class SlicedStatistic(torch.autograd.Function):
                 if by_view is not None:
                     torch.bmm(along.mT, block.T.expand(g, -1, -1), out=by_view[..., dims])
         return None, None, None, *by_views
+
+
+class StatisticOfFew(torch.autograd.Function):
+    """The same where samples times slices are few: every knot of every sample, in as few calls as there are."""
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any, test: EppsPulley, slices: Tensor, samples: Samples, *views: Tensor
+    ) -> Tensor:
+        ctx.num_views, ctx.across = len(views), samples.across
+        target, ctx.weights, ctx.k, _ = test.tables(views[0].dtype, views[0].device)
+        wide = slices.to(views[0].dtype)
+        unit = wide * wide.square().sum(0).rsqrt_().mul_(test.dt)
+        multiples = (torch.cat(views) @ unit).unsqueeze(-1) * ctx.k  # [v g, n, s, k]
+        cos, sin = multiples.cos(), multiples.sin()
+        sums = torch.cat([cos.sum(1), sin.sum(1)], dim=2)
+        if samples.across:
+            torch.distributed.all_reduce(sums)
+        excess = sums.div_(samples.count).sub_(target)
+        ctx.save_for_backward(unit, cos, sin, excess)
+        statistic = (excess.square() @ ctx.weights).mul_(samples.count)
+        return statistic.view(len(views), -1, slices.shape[1]).mean((0, 2))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+        unit, cos, sin, excess = ctx.saved_tensors
+        (grad,) = grads
+        if ctx.across:
+            grad = grad.clone()
+            torch.distributed.all_reduce(grad)
+        pull = (grad * (2.0 / (ctx.num_views * unit.shape[1]))).repeat(ctx.num_views).view(-1, 1, 1, 1)
+        by_cos, by_sin = (excess * ctx.weights).unsqueeze(1).mul_(pull).chunk(2, dim=3)
+        slopes = (cos * (by_sin * ctx.k)).addcmul_(sin, by_cos * ctx.k, value=-1.0).sum(3)
+        return None, None, None, *(slopes @ unit.T).chunk(ctx.num_views)
 
 
 def _widened(slices: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:

@@ -18,10 +18,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd import function
 
 from torchjepa import dist
 from torchjepa.collapse.samples import Samples
 
+# torch types its decorator so that no override of `backward` fits.
+once_differentiable: Any = function.once_differentiable
 # Entries of a block that stays in the cache; a view no larger costs more in calls than in arithmetic.
 BLOCK = 1 << 16
 # Side from which a symmetric product is done in blocks.
@@ -66,7 +69,7 @@ def centered(
     back through the mean: those below are combinations of centred rows, whose mean is zero already.
     """
     if views[0].numel() <= BLOCK:  # a handful of calls is what it costs
-        stacked = torch.cat(views)
+        stacked = torch.cat(list(views))
         (sums,) = total(samples, stacked.sum(1, keepdim=True))
         return stacked.sub_(sums.div_(samples.count)), sums
     (sums,) = total(samples, torch.cat([view.sum(1, keepdim=True) for view in views]))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchjepa.collapse.base import WeightedTerms
-from torchjepa.collapse.epps_pulley import EppsPulley, SlicedStatistic, draw_slices
+from torchjepa.collapse.epps_pulley import FEW, EppsPulley, SlicedStatistic, StatisticOfFew, draw_slices
 from torchjepa.collapse.samples import Over, Samples, check_over
 from torchjepa.collapse.stateful import CountingRegularizer
 
@@ -113,5 +113,7 @@ class SIGReg(CountingRegularizer):
         """
         z = samples.views[0]
         slices = draw_slices((self.seed, self.num_calls), z.shape[2], self.num_slices, z.device)
-        statistics = SlicedStatistic.apply(self._test, slices, samples, *samples.views)
+        few = len(samples.views) * z.shape[0] * z.shape[1] * self.num_slices <= FEW
+        statistic = StatisticOfFew if few else SlicedStatistic
+        statistics = statistic.apply(self._test, slices, samples, *samples.views)
         return SIGRegLoss(sigreg=samples.mean_over_groups(statistics))  # type: ignore[arg-type]

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from torchjepa import dist
 from torchjepa.collapse import moments
@@ -67,7 +66,7 @@ class _SpreadByColumns(torch.autograd.Function):
         return distance, hinge, moments.dot(gram, gram).sum() * _covariance_weight(ctx)
 
     @staticmethod
-    @once_differentiable
+    @moments.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         z, means, slope, gram = ctx.saved_tensors
         by_distance, by_hinge, by_energy = _upstream(ctx, grads)
@@ -105,7 +104,7 @@ class _SpreadByRows(torch.autograd.Function):
         return distance, hinge, energy * _covariance_weight(ctx)
 
     @staticmethod
-    @once_differentiable
+    @moments.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         z, means, everything, slope, kernel, loud, between, within, rest, apart = ctx.saved_tensors
         by_distance, by_hinge, by_energy = _upstream(ctx, grads)
