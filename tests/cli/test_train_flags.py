@@ -55,9 +55,10 @@ def test_help_lists_every_field_with_its_meaning_and_default(jepa: Jepa, name: s
     for key in flatten(to_json(find_recipe(name))):
         if not key.endswith("class"):
             place, dot, field = key.replace("_", "-").rpartition(".")
-            # A part behind `... | None` is shown whole, and chosen in the recipe's file.
-            shown = (f"--{place}{dot}{field} ", f"--{place}{dot}no-{field} ", f"--{place} {{fixed}}")
-            assert any(flag in text for flag in shown), key
+            # A part behind `... | None` is shown whole, with all that is in it, and chosen in the recipe's file.
+            wholes = [".".join(place.split(".")[:depth]) for depth in range(1, place.count(".") + 2)]
+            shown = [f"--{place}{dot}{field} ", f"--{place}{dot}no-{field} "]
+            assert any(flag in text for flag in shown + [f"--{whole} {{fixed}}" for whole in wholes]), key
     assert "Side of the square that the network sees, in pixels." in text
     assert f"(default: {find_recipe(name).image_size})" in text
 
