@@ -6,7 +6,7 @@
 
 Forward and backward of one loss on two views (SIGReg: one), float32, published and ours in turn in one process. A
 ratio is the median of the pairs' ratios, published over ours; the range is that of the middle half. *limit* is the time
-of the fewest matrix products that the loss and its gradient need, measured in the same run; *x of the limit* is ours
+of the fewest matrix products that the loss and its gradient need, measured in the same run; *x of limit* is ours
 over it, *most* the ratio that products alone would have. *error* is the distance of the two gradients over the norm of
 the published one. Memory is the growth of the peak resident set of a fresh process over inputs and a warm-up.
 """
@@ -203,7 +203,8 @@ def show_table(sizes: Sequence[tuple[int, int]], repeats: int, memory: bool) -> 
         "ours ms",
         "ratio",
         "middle half",
-        "x of the limit",
+        "x of limit",
+        "most",
         "error",
     ):
         table.add_column(column, justify="left" if column == "loss" else "right")
@@ -223,7 +224,7 @@ def show_table(sizes: Sequence[tuple[int, int]], repeats: int, memory: bool) -> 
                 f"{got.published / got.limit:.1f}",
                 f"{got.error:.0e}",
             )
-    console = Console(width=110)
+    console = Console(width=120)
     console.print(table)
     if memory:
         for name in cases():

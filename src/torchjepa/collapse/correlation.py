@@ -33,7 +33,7 @@ def correlation(
     view = samples.views[0]
     if moments.rows_are_cheaper(samples, views=2):
         function: Any = _CorrelationByRows
-    elif view.shape[0] == 1 and view.numel() <= moments.BLOCK and not samples.across:
+    elif view.shape[0] == 1 and view.numel() <= moments.SMALL and not samples.across:
         function = _CorrelationOfFew
     else:
         function = _CorrelationByColumns
@@ -77,7 +77,11 @@ class _CorrelationByColumns(torch.autograd.Function):
 
 
 class _CorrelationOfFew(torch.autograd.Function):
-    """The same for one small group on one process, where calls cost more than arithmetic: batch norm standardises."""
+    """The same for one small group on one process, where calls cost more than arithmetic.
+
+    torch's batch norm standardises, as in the published code; at a mean of 1,000 deviations it has 4 digits left in
+    float32, where the other two have 6.
+    """
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
@@ -85,8 +89,7 @@ class _CorrelationOfFew(torch.autograd.Function):
         n = samples.count
         # 1 / sqrt(S / divisor + eps) = sqrt(divisor / n) / sqrt(S / n + eps divisor / n)
         ctx.factor, ctx.eps = divisor / n**2, eps * divisor / n
-        # Centred before, or the batch norm's x * scale + shift loses digits far from zero.
-        z_a, z_b = moments.centered(samples, views)[0]
+        z_a, z_b = (view[0] for view in views)
         a, mean_a, scale_a = torch.native_batch_norm(z_a, None, None, None, None, True, 0.0, ctx.eps)
         b, mean_b, scale_b = torch.native_batch_norm(z_b, None, None, None, None, True, 0.0, ctx.eps)
         off = torch.mm(a.T, b).mul_(ctx.factor)
@@ -94,15 +97,17 @@ class _CorrelationOfFew(torch.autograd.Function):
         gap = diagonal - 1.0
         diagonal.zero_()
         ctx.save_for_backward(z_a, z_b, a, b, mean_a, mean_b, scale_a, scale_b, off, gap)
-        return _weighted(ctx, torch.dot(gap, gap), moments.dot(off[None], off[None]))
+        flat = off.view(-1)
+        ctx.by = [weight / samples.num_groups for weight in ctx.weights]
+        return torch.dot(gap, gap) * ctx.by[0], torch.dot(flat, flat) * ctx.by[1]
 
     @staticmethod
     @moments.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         z_a, z_b, a, b, mean_a, mean_b, scale_a, scale_b, off, gap = ctx.saved_tensors
-        by_on, by_off = (by * ctx.factor for by in _twice_upstream(ctx, grads))
-        slopes = off * by_off
-        slopes.diagonal().copy_(gap * by_on)
+        factor = 2.0 * ctx.factor
+        slopes = off * (grads[1] * (factor * ctx.by[1]))
+        slopes.diagonal().copy_(gap * (grads[0] * (factor * ctx.by[0])))
         pulled = torch.mm(b, slopes.T), torch.mm(a, slopes)
         statistics = (z_a, mean_a, scale_a), (z_b, mean_b, scale_b)
         grad_a, grad_b = (

@@ -25,10 +25,12 @@ from torchjepa.collapse.samples import Samples
 
 # torch types its decorator so that no override of `backward` fits.
 once_differentiable: Any = function.once_differentiable
-# Entries of a block that stays in the cache; a view no larger costs more in calls than in arithmetic.
-BLOCK = 1 << 16
+# Entries of a block that stays in the cache.
+_BLOCK = 1 << 18
+# Entries of a view that costs more in calls than in arithmetic.
+SMALL = 1 << 16
 # Side from which a symmetric product is done in blocks.
-_SYMMETRIC = 512
+_SYMMETRIC = 256
 # Up to so many dimensions, where a d x d matrix fits the cache, the columns' fewer calls are always cheaper.
 _FEW_DIMENSIONS = 256
 
@@ -68,7 +70,7 @@ def centered(
     The subtraction comes before any square, or float32 loses the variance of data far from zero. No gradient goes
     back through the mean: those below are combinations of centred rows, whose mean is zero already.
     """
-    if views[0].numel() <= BLOCK:  # a handful of calls is what it costs
+    if views[0].numel() <= SMALL:  # a handful of calls is what it costs
         stacked = torch.cat(list(views))
         (sums,) = total(samples, stacked.sum(1, keepdim=True))
         return stacked.sub_(sums.div_(samples.count)), sums
@@ -82,7 +84,7 @@ def centered(
 
 def row_blocks(x: Float[Tensor, "g n d"]) -> list[slice]:
     """Rows at a time that stay in the cache: a pass over new memory costs more than the arithmetic in it."""
-    rows = max(1, BLOCK // (x.shape[0] * x.shape[2]))
+    rows = max(1, _BLOCK // (x.shape[0] * x.shape[2]))
     return [slice(start, start + rows) for start in range(0, max(x.shape[1], 1), rows)]
 
 
