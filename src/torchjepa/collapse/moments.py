@@ -124,8 +124,14 @@ def total(samples: Samples, *parts: Tensor) -> list[Tensor]:
 
 def dots(x: Float[Tensor, "g n d"], y: Float[Tensor, "g n d"]) -> Float[Tensor, "g 1 d"]:
     """The sum over rows of x * y, without a tensor of their size."""
-    sums = [(x[:, rows] * y[:, rows]).sum(1, keepdim=True) for rows in row_blocks(x)]
-    return sums[0] if len(sums) == 1 else torch.cat(sums, dim=1).sum(1, keepdim=True)
+    blocks = row_blocks(x)
+    if len(blocks) == 1:
+        return (x * y).sum(1, keepdim=True)
+    scratch, sums = torch.empty_like(x[:, blocks[0]]), x.new_empty(x.shape[0], len(blocks), x.shape[2])
+    for index, rows in enumerate(blocks):
+        product = torch.mul(x[:, rows], y[:, rows], out=scratch[:, : x[:, rows].shape[1]])
+        torch.sum(product, 1, out=sums[:, index])
+    return sums.sum(1, keepdim=True)
 
 
 def dot(x: Tensor, y: Tensor) -> Float[Tensor, " g"]:

@@ -132,10 +132,13 @@ def _distance(ctx: Any, z: Float[Tensor, "v_g n d"], means: Float[Tensor, "v_g 1
     total = z.new_zeros(())
     if not ctx.weights[0]:
         return total
+    blocks = moments.row_blocks(first)
+    scratch = torch.empty_like(first[:, blocks[0]])
     for other, other_mean in zip(others, other_means):
         shift = mean - other_mean
-        for rows in moments.row_blocks(first):
-            difference = (first[:, rows] - other[:, rows]).add_(shift).flatten()
+        for rows in blocks:
+            part = scratch[:, : first[:, rows].shape[1]]
+            difference = torch.sub(first[:, rows], other[:, rows], out=part).add_(shift).flatten()
             total = total + torch.dot(difference, difference)
     return total * _distance_weight(ctx)
 
@@ -154,11 +157,14 @@ def _add_slopes(ctx: Any, grad: Tensor, z: Tensor, means: Tensor, slope: Tensor,
     """Add to the gradient what hinge, diagonal and distance give: grad += slope z + by_distance (z_1 - z_v), ..."""
     num_views = len(ctx.samples.views)
     g = len(z) // num_views
-    for rows in moments.row_blocks(grad):
+    blocks = moments.row_blocks(grad)
+    scratch = torch.empty_like(grad[:g, blocks[0]])
+    for rows in blocks:
         part, x = grad[:, rows], z[:, rows]
         part.addcmul_(x, slope)
         for view in range(1, num_views if ctx.weights[0] else 1):
             other = slice(view * g, (view + 1) * g)
-            difference = (x[:g] - x[other]).add_(means[:g] - means[other]).mul_(by_distance)
+            difference = torch.sub(x[:g], x[other], out=scratch[:, : x.shape[1]])
+            difference.add_(means[:g] - means[other]).mul_(by_distance)
             part[:g].add_(difference)
             part[other].sub_(difference)
