@@ -27,7 +27,7 @@ from torchjepa.collapse.samples import Samples
 # Elements of a block of angles: on a CPU, for each thread, so that its 12 features stay in a core's cache.
 _BLOCK_CPU, _BLOCK_GPU = 2**14, 2**20
 # Angles up to which calls cost more than arithmetic.
-FEW = 2**12
+FEW = 2**13
 # Entries of the slices that are drawn at a time, few enough for torch to stay in one thread, and that are widened for
 # a product at a time.
 _DRAWN, _WIDENED = 2**15, 2**17
@@ -275,7 +275,8 @@ class StatisticOfFew(torch.autograd.Function):
         if ctx.across:
             grad = grad.clone()
             torch.distributed.all_reduce(grad)
-        pull = (grad * (2.0 / (ctx.num_views * unit.shape[1]))).repeat(ctx.num_views).view(-1, 1, 1, 1)
+        pull = grad * (2.0 / (ctx.num_views * unit.shape[1]))
+        pull = pull.expand(ctx.num_views, -1).reshape(-1, 1, 1, 1)
         by_cos, by_sin = (excess * ctx.weights).unsqueeze(1).mul_(pull).chunk(2, dim=3)
         slopes = (cos * (by_sin * ctx.k)).addcmul_(sin, by_cos * ctx.k, value=-1.0).sum(3)
         return None, None, None, *(slopes @ unit.T).chunk(ctx.num_views)
