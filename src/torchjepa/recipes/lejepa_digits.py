@@ -5,7 +5,8 @@
 The encoder, the canvases and the augmentation of `digits`, another loss. Two global views: a local view of a canvas
 mostly misses the digit (docs/log.md).
 
-Measured after 800 steps, seed 0, bank of 3,000: kNN 60 %.
+Expected with seed 0: kNN 82 %, linear probe 87 % (untrained 46 and 51, raw pixels 45 and 11), in 3 minutes 37 seconds
+on a CPU with bfloat16 instructions.
 """
 
 from torchjepa.data import Photometric

@@ -11,7 +11,11 @@ from rich.text import Text
 
 from torchjepa.engine.run import Run
 
-_LEFT_OUT = frozenset({"step", "epoch", "loss", "lr", "weight_decay", "samples_per_second", "seconds"})
+# What the line has no room for; metrics.jsonl, TensorBoard and the report have it.
+_LEFT_OUT = frozenset({"step", "epoch", "loss", "lr", "weight_decay", "samples_per_second", "seconds"}) | {
+    f"health/{name}"
+    for name in ("normalized_std", "top_share", "token_share", "target_std", "target_distance")
+}
 
 
 class Progress:
