@@ -13,8 +13,8 @@ def measure_history(rows: Rows) -> dict[str, float]:
     """Trends as `history/<figure>`; what the rows do not hold is left out.
 
     `steps` updates made, `lr_rising` 1 in the warm-up; `std_ratio` and `rank_ratio`, now against the highest;
-    `loss_ratio`, now against the lowest; `target_std_ratio`, now against the middle of the run (the encoder's
-    where the targets' is not logged); `relative_error`, now. "Now" is the median of the last three rows.
+    `loss_ratio`, now against the lowest; `target_std_ratio`, now against the middle of the run, where there are
+    targets; `relative_error`, now. "Now" is the median of the last three rows.
 
     Args:
         rows: dictionaries as logged, oldest first; `None` and NaN are gaps.
@@ -30,9 +30,8 @@ def measure_history(rows: Rows) -> dict[str, float]:
             figures[f"{name}_ratio"] = _ratio(_now(values), max(values))
     if values := _series(rows, "loss"):
         figures["loss_ratio"] = _ratio(_now(values), min(values))
-    for name in ("health/target_std", "health/std"):
-        if values := _series(rows, name):
-            figures.setdefault("target_std_ratio", _ratio(_now(values), values[len(values) // 2]))
+    if values := _series(rows, "health/target_std"):
+        figures["target_std_ratio"] = _ratio(_now(values), values[len(values) // 2])
     if values := _series(rows, "health/relative_error"):
         figures["relative_error"] = _now(values)
     return {f"history/{name}": value for name, value in figures.items()}
