@@ -39,8 +39,9 @@ class BarlowTwins(AbstractCollapseRegularizer):
     In constant dimensions the variance is 0 and z standardises to 0; such a dimension adds 1 on the diagonal and
     nothing off it, with finite gradients.
 
-    Cost, forward and backward: min(4 n, 3 d) n d multiplications, against 3 n d^2 of the published code; memory
-    beside the inputs 8 n d + 2 n^2 floats, or 8 n d + d^2.
+    Cost, forward and backward: min(8 n, 6 d) n d FLOPs, against 6 n d^2 of the published code; memory beside the
+    inputs 4 n d + 2 n^2 numbers of 4 bytes where 4 n < 3 d (from d = 257 on), else 4 n d + d^2, the gradient's 2 n d
+    among them.
 
     Args:
         lambda_bt: weight of the off-diagonal term; 0.005 (paper, section 3).

@@ -6,8 +6,8 @@ gradient of one process on the joined batch.
 
 The sum of squares of a d x d matrix of second moments is the same as that of the n x n matrix of inner products,
 ||Z^T Z||_F^2 = ||Z Z^T||_F^2 and ||A^T B||_F^2 = <A A^T, B B^T>, so each loss works on the cheaper side: of the samples
-(*rows*) or of the dimensions (*columns*). Gradients are written by hand: half the products of what autograd would do,
-and nothing of size d x d where samples are fewer.
+(*rows*) or of the dimensions (*columns*). Gradients are written by hand: fewer products than autograd would do,
+and nothing of size d x d where samples are fewer than dimensions and these more than 256.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BLOCK = 1 << 18
 SMALL = 1 << 16
 # Side from which a symmetric product is done in blocks.
 _SYMMETRIC = 256
-# Up to so many dimensions, where a d x d matrix fits the cache, the columns' fewer calls are always cheaper.
+# Up to so many dimensions, where a d x d matrix fits the cache, the columns' fewer calls are cheaper on one process.
 _FEW_DIMENSIONS = 256
 
 
@@ -46,9 +46,9 @@ def rows_are_cheaper(samples: Samples, views: int) -> bool:
         views: the number of views that one product joins, 1 or 2.
     """
     n, d = samples.count, samples.views[0].shape[2]
-    if d <= _FEW_DIMENSIONS:
-        return False
-    return n * views < d if samples.across else n * 2 * views < d * (views + 1)
+    if samples.across:
+        return n * views < d
+    return d > _FEW_DIMENSIONS and n * 2 * views < d * (views + 1)
 
 
 def over_groups(samples: Samples, terms: Any) -> Any:

@@ -34,8 +34,8 @@ class VCReg(AbstractCollapseRegularizer):
     VICReg without its invariance term, for one view or more, beside an energy that brings the views together (a
     predictor's, say).
 
-    Cost, forward and backward, a view: 2 min(n, d) n d multiplications; memory beside the inputs 4 n d + min(n, d)^2
-    floats.
+    Cost, forward and backward, a view: 4 min(n, d) n d FLOPs; memory beside the inputs 2 n d + min(n, d)^2 numbers
+    of 4 bytes, the gradient among them.
 
     Args:
         mu_var: weight of the variance term; 25, VICReg's (Bardes, Ponce and LeCun 2022, section 4.2).

@@ -42,8 +42,9 @@ class VICReg(AbstractCollapseRegularizer):
 
     For constant inputs the variance is 0, v is relu(gamma - sqrt(eps)) and c is 0, with finite gradients.
 
-    Cost, forward and backward: 4 min(n, d) n d multiplications, against 6 n d^2 of the published code; memory
-    beside the inputs 8 n d + 2 min(n, d)^2 floats, nothing of size d x d where n < d.
+    Cost, forward and backward: 8 min(n, d) n d FLOPs, against 12 n d^2 of the published code; memory beside the
+    inputs 4 n d + 2 min(n, d)^2 numbers of 4 bytes, the gradient's 2 n d among them: nothing of size d x d where
+    n < d (from d = 257 on).
 
     Args:
         lambda_inv: weight of the invariance term; 25 (paper, section 4.2).

@@ -40,7 +40,10 @@ def find(case: Case) -> Finding | None:
         Verdict.COMPLETE_COLLAPSE,
         "the features are nearly the same whatever the encoder sees. A high rank of the centred features does "
         "not speak against it: what is left of them is noise.",
-        evidence + case.above("encoder/mean_cosine", 0.99),
+        # The rank of the features as they are, with their mean, falls to 1 where the centred one rises.
+        evidence
+        + case.above("encoder/mean_cosine", 0.99)
+        + case.below("encoder/rankme", case.thresholds.min_rank),
         _ADVICE,
     )
 
