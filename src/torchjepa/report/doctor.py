@@ -30,6 +30,8 @@ _WORDS = {
     "encoder/rank_95": "directions for 95 %, encoder",
     "encoder/dead_share": "share of dead dimensions",
     "encoder/mean_cosine": "cosine between samples",
+    "encoder/rankme": "RankMe (rank with the mean), encoder",
+    "encoder/non_finite_share": "share of values not finite",
     "encoder/top_share": "share of the first direction",
     "encoder/num_samples": "number of samples",
     "encoder/attainable_rank": "attainable rank",
@@ -45,6 +47,10 @@ _WORDS = {
     "predictor/relative_error": "prediction error (mean target: 1)",
     "target/scale_ratio": "scale of target over encoder",
     "history/steps": "steps trained",
+    "predictor/motion": "prediction's way from the context",
+    "predictor/error_against_copy": "prediction error (copying: 1)",
+    "history/loss_ratio": "loss now, of its lowest",
+    "history/target_std_ratio": "spread of targets since mid-run",
     "history/std_ratio": "spread now, of its highest",
 }
 
