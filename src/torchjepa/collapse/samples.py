@@ -89,22 +89,22 @@ def group_samples(
     dtype = torch.float32
     for view in views:
         dtype = torch.promote_types(dtype, view.dtype)
-    cubes = tuple((view if rank3 else view.unsqueeze(1)).to(dtype) for view in views)  # [b, t, d]
-    counts = _row_counts(name, cubes[0])
-    groups = []
+    wide = tuple(view.to(dtype) for view in views)
+    b, t, d = views[0].shape if rank3 else (views[0].shape[0], 1, views[0].shape[1])
+    counts = _row_counts(name, (b, t, d), views[0].device)
+    groups = {}
     if over in ("batch", "both"):
-        transposed = tuple(cube.transpose(0, 1) for cube in cubes)
-        groups.append(Samples(transposed, counts, cubes[0].shape[1], dist.is_distributed()))
+        by_time = tuple(view.transpose(0, 1) if rank3 else view.unsqueeze(0) for view in wide)
+        groups["batch"] = Samples(by_time, counts, t, dist.is_distributed())
     if over in ("time", "both"):
-        groups.append(Samples(cubes, (cubes[0].shape[1],), sum(counts), across=False))
-    for samples in groups:
+        groups["time"] = Samples(wide, (t,), sum(counts), across=False)
+    for axis, samples in groups.items():
         if samples.count < min_samples or samples.num_groups < 1:
-            axis = "batch" if samples.across or samples.views is not cubes else "time"
             raise ValueError(
                 f"{name}: needs at least {min_samples} samples over the {axis}, got {samples.count} in views "
                 f"of shape {tuple(views[0].shape)}; give it a larger batch (or longer sequences)."
             )
-    return tuple(groups)
+    return tuple(groups.values())
 
 
 def _check_views(name: str, views: Sequence[Tensor], num_views: tuple[int, int | None]) -> None:
@@ -129,14 +129,13 @@ def _check_views(name: str, views: Sequence[Tensor], num_views: tuple[int, int |
         )
 
 
-def _row_counts(name: str, cube: Tensor) -> tuple[int, ...]:
+def _row_counts(name: str, shape: tuple[int, int, int], device: torch.device) -> tuple[int, ...]:
     """The batch size of every process; refuses, on all of them, processes with other sequences or dimensions."""
-    b, t, d = cube.shape
     if not dist.is_distributed():
-        return (b,)
+        return (shape[0],)
     # One short message: a mismatch found here is an error on every rank, found by the sums it would be a hang.
-    shapes = torch.zeros(dist.world_size(), 3, dtype=torch.int64, device=cube.device)
-    shapes[dist.rank()] = torch.tensor([b, t, d])
+    shapes = torch.zeros(dist.world_size(), 3, dtype=torch.int64, device=device)
+    shapes[dist.rank()] = torch.tensor(shape)
     rows = dist.all_reduce_sum(shapes).tolist()
     if len({(t, d) for _, t, d in rows}) > 1:
         raise ValueError(
