@@ -106,13 +106,14 @@ def loss_features(
     kind = next(learner.parameters()).device.type
     found: dict[str, list[Tensor]] = {}
     learner.eval()
-    with torch.autocast(kind, torch.bfloat16) if precision == "bf16-mixed" else nullcontext():
-        for batch in batches:
-            try:
+    for batch in batches:
+        try:
+            # Around the loss alone: batches are drawn as in training.
+            with torch.autocast(kind, torch.bfloat16) if precision == "bf16-mixed" else nullcontext():
                 loss = learner.loss(batch, step)  # type: ignore[operator]
-            except ValueError as error:  # a regularizer may need more samples than these
-                return {}, (f"Encoder only, the loss cannot be looked into: {error}",)
-            for name, value in loss.features.items():
-                if name in _OF_THE_LOSS:
-                    found.setdefault(name, []).append(value.float().cpu())
+        except ValueError as error:  # a regularizer may need more samples than these
+            return {}, (f"Encoder only, the loss cannot be looked into: {error}",)
+        for name, value in loss.features.items():
+            if name in _OF_THE_LOSS:
+                found.setdefault(name, []).append(value.float().cpu())
     return {name: torch.cat(values) for name, values in found.items()}, ()
