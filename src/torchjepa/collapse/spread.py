@@ -42,14 +42,16 @@ def spread(
     return moments.over_groups(samples, function.apply(*samples.views, samples, gamma, eps, weights))
 
 
-def _hinge(ctx: Any, squares: Float[Tensor, "v_g 1 d"], gamma: float, eps: float) -> Float[Tensor, ""]:
-    """The weighted hinge, and in `ctx` its slope by the sum of squares."""
+def _hinge(
+    ctx: Any, squares: Float[Tensor, "v_g 1 d"], gamma: float, eps: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, "v_g 1 d"]]:
+    """The weighted hinge, and twice its slope by the sum of squares: the factor of centred rows in the gradient."""
     weight = ctx.weights[1] / (squares.shape[2] * ctx.samples.num_groups)
     deviation = (squares / (ctx.samples.count - 1) + eps).sqrt_()
     gap = gamma - deviation
     # d relu(gamma - sqrt(s / f + eps)) / d s = -1 / (2 f sqrt(s / f + eps)) where the gap is open.
-    ctx.slope = (gap > 0).to(gap.dtype).div_(deviation).mul_(-weight / (ctx.samples.count - 1))
-    return gap.relu_().sum() * weight
+    slope = (gap > 0).to(gap.dtype).div_(deviation).mul_(-weight / (ctx.samples.count - 1))
+    return gap.relu_().sum() * weight, slope
 
 
 class _SpreadByColumns(torch.autograd.Function):
@@ -59,10 +61,10 @@ class _SpreadByColumns(torch.autograd.Function):
         z, means = moments.centered(samples, views)
         gram, distance = moments.total(samples, moments.gram(z.mT), _distance(ctx, z, means))
         diagonal = gram.diagonal(dim1=1, dim2=2)
-        hinge = _hinge(ctx, diagonal.unsqueeze(1), gamma, eps)
+        hinge, slope = _hinge(ctx, diagonal.unsqueeze(1), gamma, eps)
         # Removed before the squares are summed: subtracting it afterwards cancels where a dimension dominates.
         diagonal.zero_()
-        ctx.save_for_backward(z, means, ctx.slope, gram)
+        ctx.save_for_backward(z, means, slope, gram)
         return distance, hinge, moments.dot(gram, gram).sum() * _covariance_weight(ctx)
 
     @staticmethod
@@ -83,7 +85,7 @@ class _SpreadByRows(torch.autograd.Function):
         distance = _distance(ctx, z, means)
         everything = moments.gathered(z, samples)
         squares = moments.dots(everything, everything)
-        hinge = _hinge(ctx, squares, gamma, eps)
+        hinge, slope = _hinge(ctx, squares, gamma, eps)
         apart = squares.topk(min(_NUM_APART, z.shape[2]), dim=2).indices
         columns = apart.expand(-1, everything.shape[1], -1)
         loud = everything.gather(2, columns)  # [v * g, n, 4]
@@ -99,7 +101,7 @@ class _SpreadByRows(torch.autograd.Function):
         everything.scatter_(2, columns, loud)
         apart_energy = 2.0 * moments.dot(between, between) + moments.dot(within, within)
         energy = energy + (apart_energy - moments.dot(rest, rest)).sum()
-        small = (ctx.slope, kernel, loud[:, own], between, within, rest, apart)
+        small = (slope, kernel, loud[:, own], between, within, rest, apart)
         ctx.save_for_backward(z, means, everything, *small)
         return distance, hinge, energy * _covariance_weight(ctx)
 
