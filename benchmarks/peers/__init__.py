@@ -1,0 +1,1 @@
+"""Published algorithms, restated plainly in our own words, to be measured against."""

@@ -1,0 +1,1 @@
+"""One file for each topic; a file with a function `comparisons` is found, no list names it."""
