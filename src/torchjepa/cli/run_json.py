@@ -21,7 +21,7 @@ _PACKAGES = ("torchjepa", "torch", "numpy", "lightning-fabric", "safetensors", "
 # compared by their fingerprints.
 _FREE = {
     *("data", "test_data", "max_data_errors", "num_workers", "name", "runs"),
-    *("accelerator", "devices", "num_nodes", "strategy", "compile"),
+    *("accelerator", "devices", "num_nodes", "strategy", "compile", "recompute_activations"),
     *("log_every", "checkpoint_every", "keep_checkpoints", "probe_every", "probe_samples"),
     *("doctor_every", "on_collapse"),
     *("tensorboard", "judge", "judge_samples"),

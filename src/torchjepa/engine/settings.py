@@ -42,6 +42,7 @@ class TrainSettings:
         strategy: "auto", "ddp", or "ddp_find_unused_parameters_true" for a learner whose loss leaves some
             trainable parameters out.
         compile: hand every child module of the learner to torch.compile.
+        recompute_activations: activation checkpointing, see `nn.recompute_activations`.
         log_every: a row of figures every so many steps, besides the first and the last.
         checkpoint_every: a checkpoint every so many steps, besides the last.
         keep_checkpoints: number of newest checkpoints that are kept.
@@ -65,6 +66,7 @@ class TrainSettings:
     num_nodes: int = 1
     strategy: str = "auto"
     compile: bool = False
+    recompute_activations: bool = False
     log_every: int = 10
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2

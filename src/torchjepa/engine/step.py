@@ -13,6 +13,7 @@ from torchjepa.engine.accumulate import Backward
 from torchjepa.engine.optim import adamw, set_schedules
 from torchjepa.engine.settings import TrainSettings
 from torchjepa.engine.watch import FirstBadStep
+from torchjepa.nn import recompute_activations
 from torchjepa.types import Batch, Learner, Loss
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Stepper:
         self._learner = cast(Learner, learner)
         self._settings = settings
         learner.train()
+        if settings.recompute_activations:
+            recompute_activations(learner)
         if settings.compile:
             for child in learner.children():
                 child.compile()

@@ -9,6 +9,7 @@ from torchjepa.nn.pooling import MeanMaxPool, MeanPool, pool_by_name
 from torchjepa.nn.positions import sincos_positions
 from torchjepa.nn.predictor import Predictor
 from torchjepa.nn.projector import Projector
+from torchjepa.nn.recompute import recompute_activations
 from torchjepa.nn.vit import ViT
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "patch_grid",
     "patchify",
     "pool_by_name",
+    "recompute_activations",
     "sincos_positions",
 ]

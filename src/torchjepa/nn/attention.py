@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from torchjepa.nn.recompute import recomputable
+
 # Above this the plain product's n x n weights cost more memory than they save time.
 _MAX_PLAIN_TOKENS = 1024
 
@@ -104,6 +106,8 @@ class Block(nn.Module):
         mlp_ratio: width of the MLP's hidden layer over d, 4 in all released models but the giant (48/11).
     """
 
+    recomputes = False  # switched by `recompute_activations`
+
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
@@ -111,6 +115,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = MLP(dim, round(dim * mlp_ratio))
 
+    @recomputable
     def forward(
         self, x: Float[Tensor, "b n d"], num_queries: int | None = None
     ) -> Float[Tensor, "b n_out d"]:
