@@ -131,6 +131,61 @@ def test_tied_parameters_move_once() -> None:
     torch.testing.assert_close(target[1].weight.detach(), before + 0.25)
 
 
+def test_tensors_are_those_of_the_moment() -> None:
+    # Replaced, converted and reloaded tensors between two updates: nothing may be remembered from the first.
+    target, online = modules()
+    EMA(0.5).update_(target, online, 0)
+    for module in (target, online):
+        module.double()
+        module[0].weight = nn.Parameter(torch.randn(4, 3, dtype=torch.float64))
+        module.load_state_dict({k: v.clone() for k, v in module.state_dict().items()}, assign=True)
+        module.append(nn.Linear(1, 1, dtype=torch.float64))
+    before = {name: tensor.detach().clone() for name, tensor in tensors(target).items()}
+    EMA(0.75).update_(target, online, 1)
+    assert len(before) == 13
+    for name, tensor in tensors(target).items():
+        if tensor.is_floating_point():
+            expected = 0.75 * before[name] + 0.25 * tensors(online)[name]
+            torch.testing.assert_close(tensor.detach(), expected.detach(), rtol=1e-12, atol=1e-14)
+
+
+def with_a_missing_bias(module: nn.Sequential) -> None:
+    module[0].register_parameter("extra", None)
+
+
+def with_another_order(module: nn.Sequential) -> None:
+    module[0]._parameters = dict(reversed(module[0]._parameters.items()))
+    module._modules = dict(reversed(module._modules.items()))
+
+
+def with_itself_inside(module: nn.Sequential) -> None:
+    module[0].whole = module
+
+
+@pytest.mark.parametrize("change", [with_a_missing_bias, with_another_order, with_itself_inside])
+@pytest.mark.parametrize("which", ["target", "online", "both"])
+def test_modules_that_differ_in_what_holds_no_tensor(change, which: str) -> None:
+    target, online = modules()
+    for name, module in (("target", target), ("online", online)):
+        if which in (name, "both"):
+            change(module)
+    expected = {name: tensor.detach().clone() for name, tensor in tensors(target).items()}
+    for name, tensor in tensors(online).items():
+        expected[name] = expected[name].lerp(tensor.detach(), 0.25) if tensor.is_floating_point() else tensor
+    EMA(0.75).update_(target, online, 0)
+    for name, tensor in tensors(target).items():
+        torch.testing.assert_close(tensor.detach(), expected[name])
+
+
+def test_tensors_tied_on_one_side_only_are_refused() -> None:
+    free = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    tied = copy.deepcopy(free)
+    tied[1].weight = tied[0].weight
+    for target, online in ((free, tied), (tied, free)):
+        with pytest.raises(ValueError, match=r"only the (target|online module) has \['1.weight'\]"):
+            EMA(0.5).update_(target, online, 0)
+
+
 def test_modules_that_do_not_match_are_refused_and_left_alone() -> None:
     target, online = modules()
     before = copy.deepcopy(target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -119,17 +120,11 @@ class EMA:
             raise ValueError(
                 "EMA: target and online are the same module; make the target with copy.deepcopy."
             )
-        targets, onlines = _named_tensors(target_module), _named_tensors(online_module)
-        if targets.keys() != onlines.keys():
-            raise ValueError(
-                "EMA: target and online must have the same parameters and buffers; only the target has "
-                f"{sorted(targets.keys() - onlines.keys())[:5]}, only the online module has "
-                f"{sorted(onlines.keys() - targets.keys())[:5]}. Wrappers (DDP, compile) add prefixes: pass "
-                "the bare modules."
-            )
-        for name, target in targets.items():
-            _check_pair(repr(name), target, onlines[name])
-        _average_(list(targets.values()), [onlines[name] for name in targets], self.get_momentum(step))
+        pairs = _pair_in_step(target_module, online_module)
+        if pairs is None:
+            pairs = _pair_by_name(target_module, online_module)
+        targets, onlines = [target for target, _ in pairs], [online for _, online in pairs]
+        _average_(targets, onlines, self.get_momentum(step))
 
 
 @dataclass(frozen=True)
@@ -206,6 +201,48 @@ def _average_(targets: Sequence[Tensor], onlines: Sequence[Tensor], momentum: fl
             torch._foreach_lerp_(group_targets, group_onlines, 1.0 - momentum)
         else:
             torch._foreach_copy_(group_targets, group_onlines)
+
+
+def _pair_in_step(target: nn.Module, online: nn.Module) -> list[tuple[Tensor, Tensor]] | None:
+    # Walks both modules side by side, as they are now, which takes a third of the time of naming every tensor.
+    # Where they are not alike there is no answer: the names know what to say about it.
+    pairs: dict[int, tuple[Tensor, Tensor]] = {}
+    seen: set[tuple[int, int]] = set()  # modules may be shared, or hold each other
+    pending: list[tuple[Any, Any]] = [(target, online)]
+    while pending:
+        a, b = pending.pop()
+        if (id(a), id(b)) in seen or (a is None and b is None):
+            continue
+        seen.add((id(a), id(b)))
+        if a is None or b is None or a._modules.keys() != b._modules.keys():
+            return None
+        pending += [(child, b._modules[name]) for name, child in a._modules.items()]
+        for of_a, of_b in ((a._parameters, b._parameters), (a._buffers, b._buffers)):
+            if of_a.keys() != of_b.keys():
+                return None
+            for name, x in of_a.items():
+                y = of_b[name]
+                if x is None and y is None:
+                    continue
+                if x is None or y is None or pairs.setdefault(id(x), (x, y))[1] is not y:
+                    return None
+    tied_alike = len({id(y) for _, y in pairs.values()}) == len(pairs)
+    alike = all(x.shape == y.shape and x.dtype == y.dtype and x.device == y.device for x, y in pairs.values())
+    return list(pairs.values()) if tied_alike and alike else None
+
+
+def _pair_by_name(target: nn.Module, online: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    targets, onlines = _named_tensors(target), _named_tensors(online)
+    if targets.keys() != onlines.keys():
+        raise ValueError(
+            "EMA: target and online must have the same parameters and buffers; only the target has "
+            f"{sorted(targets.keys() - onlines.keys())[:5]}, only the online module has "
+            f"{sorted(onlines.keys() - targets.keys())[:5]}. Wrappers (DDP, compile) add prefixes: pass "
+            "the bare modules."
+        )
+    for name, tensor in targets.items():
+        _check_pair(repr(name), tensor, onlines[name])
+    return [(tensor, onlines[name]) for name, tensor in targets.items()]
 
 
 def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
