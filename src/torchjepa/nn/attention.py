@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchjepa.nn.recompute import recomputable
+from torchjepa.nn.rope import Rotation, even_channels_first, rotate_heads
 
 # Above this the plain product's n x n weights cost more memory than they save time.
 _MAX_PLAIN_TOKENS = 1024
@@ -61,21 +62,33 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(
-        self, x: Float[Tensor, "b n d"], num_queries: int | None = None
+        self, x: Float[Tensor, "b n d"], num_queries: int | None = None, rotation: Rotation | None = None
     ) -> Float[Tensor, "b n_out d"]:
-        """Attend within each sequence; with `num_queries` only the last so many tokens ask and come out."""
+        """Attend within each sequence; with `num_queries` only the last so many tokens ask and come out.
+
+        With `rotation`, the rotary positions of the n tokens, queries and keys are turned.
+        """
         if num_queries is None:
-            q, k, v = self._heads(self.qkv(x), 3)
+            q, k, v = self._heads(x, slice(None), 2, rotation)
         else:
             dim = x.shape[-1]
-            weight, bias = self.qkv.weight, self.qkv.bias
-            (q,) = self._heads(F.linear(x[:, -num_queries:], weight[:dim], bias[:dim]), 1)
-            k, v = self._heads(F.linear(x, weight[dim:], bias[dim:]), 2)
+            asking = None if rotation is None else rotation.last(num_queries)
+            (q,) = self._heads(x[:, -num_queries:], slice(dim), 1, asking)
+            k, v = self._heads(x, slice(dim, None), 1, rotation)
         return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
-    def _heads(self, x: Tensor, num_parts: int) -> tuple[Tensor, ...]:
-        b, n, width = x.shape
-        parts = x.view(b, n, num_parts, self.num_heads, width // (num_parts * self.num_heads))
+    def _heads(
+        self, x: Tensor, rows: slice, num_turned: int, rotation: Rotation | None
+    ) -> tuple[Tensor, ...]:
+        # The parts among queries, keys and values that these rows of the weight give.
+        weight, bias = self.qkv.weight[rows], self.qkv.bias[rows]
+        shape = -1, self.num_heads, x.shape[-1] // self.num_heads
+        if rotation is not None:
+            num_heads = num_turned * self.num_heads
+            weight, bias = (even_channels_first(part, num_heads, shape[-1]) for part in (weight, bias))
+        parts = F.linear(x, weight, bias).unflatten(-1, shape)
+        if rotation is not None:
+            return rotate_heads(parts, rotation, num_turned)
         return parts.permute(2, 0, 3, 1, 4).unbind(0)
 
 
@@ -117,11 +130,14 @@ class Block(nn.Module):
 
     @recomputable
     def forward(
-        self, x: Float[Tensor, "b n d"], num_queries: int | None = None
+        self, x: Float[Tensor, "b n d"], num_queries: int | None = None, rotation: Rotation | None = None
     ) -> Float[Tensor, "b n_out d"]:
-        """Update the tokens; with `num_queries` only the last so many of each sequence come out."""
+        """Update the tokens; with `num_queries` only the last so many of each sequence come out.
+
+        With `rotation`, the rotary positions of the n tokens, attention turns queries and keys.
+        """
         residual = x if num_queries is None else x[:, -num_queries:]
-        x = residual + self.attn(self.norm1(x), num_queries)
+        x = residual + self.attn(self.norm1(x), num_queries, rotation)
         return x + self.mlp(self.norm2(x))
 
     def residual_weights(self) -> tuple[Tensor, Tensor]:

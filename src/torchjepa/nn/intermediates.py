@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from torchjepa.nn.rope import Rotation
+
 
 def resolve_indices(kind: str, requested: Sequence[int], count: int) -> set[int]:
     """Indices from 0, with negative ones counted from the end.
@@ -32,6 +34,7 @@ def run_blocks(
     blocks: nn.ModuleList,
     norm: nn.Module,
     return_intermediates: Sequence[int] | None = None,
+    rotation: Rotation | None = None,
 ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
     """The body of a transformer: norm(block_L(... block_1(tokens))).
 
@@ -40,6 +43,7 @@ def run_blocks(
         blocks: what they go through.
         norm: the last norm.
         return_intermediates: indices of blocks whose outputs are wanted too, negative ones from the end.
+        rotation: rotary positions of the tokens, for every block.
 
     Returns:
         Tokens `[b, n, d]`; with `return_intermediates` the pair of these and `{"block_0": [b, n, d], ...}`.
@@ -50,7 +54,7 @@ def run_blocks(
     wanted = resolve_indices("blocks", return_intermediates or (), len(blocks))
     intermediates = {}
     for index, block in enumerate(blocks):
-        tokens = block(tokens)
+        tokens = block(tokens, rotation=rotation)
         if index in wanted:
             intermediates[f"block_{index}"] = tokens
     tokens = norm(tokens)

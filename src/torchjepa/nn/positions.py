@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -83,10 +85,50 @@ def _sincos(position: Tensor, dim: int, base: float) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-class SinCosPositions:
-    """`sincos_positions` computed once for each grid, device and dtype that occurs.
+class GridTables:
+    """A table computed once for each grid, device and dtype that occurs.
 
     Not a module: there is nothing to learn, to save or to average, and any input size is served.
+
+    Args:
+        compute: the table of a grid, `compute(grid, *settings)`, in float64 on the CPU.
+        settings: its further arguments, plain values.
+    """
+
+    def __init__(self, compute: Callable[..., Tensor], *settings: Any) -> None:
+        self._compute = compute
+        self._settings = settings
+        self._tables: dict[tuple[tuple[int, int, int], torch.device, torch.dtype], Tensor] = {}
+
+    def __call__(self, grid: Grid, like: Tensor) -> Tensor:
+        """The table of a grid, with the dtype and on the device of `like`."""
+        key = (grid.shape, like.device, like.dtype)
+        if torch.compiler.is_compiling():
+            # A compiled graph holds the table as a constant; a traced one must not leave its tensors behind.
+            return _constant_table(*key, self._compute, self._settings)
+        if key not in self._tables:
+            if len(self._tables) >= _MAX_CACHED_GRIDS:
+                self._tables.clear()
+            # A table first asked for in inference mode must serve training afterwards.
+            with torch.inference_mode(False):
+                self._tables[key] = _constant_table(*key, self._compute, self._settings)
+        return self._tables[key]
+
+
+@torch.compiler.assume_constant_result
+def _constant_table(
+    shape: tuple[int, int, int],
+    device: torch.device,
+    dtype: torch.dtype,
+    compute: Callable[..., Tensor],
+    settings: tuple[Any, ...],
+) -> Tensor:
+    t, h, w = shape
+    return compute(Grid(t=t, h=h, w=w), *settings).to(device=device, dtype=dtype)
+
+
+class SinCosPositions(GridTables):
+    """`sincos_positions` `[n, dim]`, computed once for each grid, device and dtype that occurs.
 
     Args:
         dim: number of channels.
@@ -98,28 +140,8 @@ class SinCosPositions:
 
     def __init__(self, dim: int, layout: str) -> None:
         check_layout(layout)
-        self.dim = dim
-        self.layout = layout
-        self._tables: dict[tuple[tuple[int, int, int], torch.device, torch.dtype], Tensor] = {}
-
-    def __call__(self, grid: Grid, like: Tensor) -> Float[Tensor, "n d"]:
-        """The table of a grid `[n, d]`, with the dtype and on the device of `like`."""
-        key = (grid.shape, like.device, like.dtype)
-        if torch.compiler.is_compiling():
-            # A compiled graph holds the table as a constant; a traced one must not leave its tensors behind.
-            return _constant_table(*key, self.dim, self.layout)
-        if key not in self._tables:
-            if len(self._tables) >= _MAX_CACHED_GRIDS:
-                self._tables.clear()
-            # A table first asked for in inference mode must serve training afterwards.
-            with torch.inference_mode(False):
-                self._tables[key] = _constant_table(*key, self.dim, self.layout)
-        return self._tables[key]
+        super().__init__(_sincos_table, dim, layout)
 
 
-@torch.compiler.assume_constant_result
-def _constant_table(
-    shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype, dim: int, layout: str
-) -> Tensor:
-    t, h, w = shape
-    return sincos_positions(Grid(t=t, h=h, w=w), dim, layout=layout).to(device=device, dtype=dtype)
+def _sincos_table(grid: Grid, dim: int, layout: str) -> Tensor:
+    return sincos_positions(grid, dim, layout=layout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torchjepa.nn.init import FanInStd, init_transformer, rescale_depth
 from torchjepa.nn.intermediates import run_blocks
 from torchjepa.nn.patch import patch_grid, patchify
 from torchjepa.nn.positions import SinCosPositions
+from torchjepa.nn.rope import RotaryPositions, RotaryTables
 from torchjepa.types import Grid
 
 # The published dimensions (ViT, DeiT and I-JEPA papers); giant's MLP ratio gives its 6144.
@@ -49,7 +50,9 @@ class ViT(nn.Module):
         in_channels: channels of the input, 3.
         mlp_ratio: hidden width of the MLPs over d, 4.
         positions: layout of the sin-cos positions, see `sincos_positions`; by default `"w"`, `"wh"`
-            (I-JEPA's) or `"thw"` (V-JEPA's) by the number of axes; `"none"` for no positions.
+            (I-JEPA's) or `"thw"` (V-JEPA's) by the number of axes; `"none"` for no positions. `RotaryPositions`
+            turn the queries and keys of every block instead (V-JEPA 2's); `"rope"` is `RotaryPositions()`, and
+            the `config` of one is taken too.
         init_std: standard deviation of the initial weights, 0.02 (as released, for widths of 768 and more);
             output projections of block l are divided by sqrt(2 (l + 1)) besides. (The released I-JEPA code
             undoes that division; ours keeps it.) In narrow networks 0.02 starves a masked model's encoder:
@@ -75,13 +78,13 @@ class ViT(nn.Module):
         image_size: int | Sequence[int] | None = None,
         in_channels: int = 3,
         mlp_ratio: float = 4.0,
-        positions: str | None = None,
+        positions: str | RotaryPositions | Mapping[str, Any] | None = None,
         init_std: float | FanInStd = 0.02,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.patch_size, size = _resolve_axes(patch_size, image_size)
-        layout = positions or _DEFAULT_LAYOUT[len(self.patch_size)]
+        positions = _resolve_positions(positions, len(self.patch_size))
         self.embed_dim = embed_dim
         self._config: dict[str, Any] = {
             "patch_size": list(self.patch_size),
@@ -91,10 +94,10 @@ class ViT(nn.Module):
             "image_size": None if size is None else list(size),
             "in_channels": in_channels,
             "mlp_ratio": mlp_ratio,
-            "positions": layout,
+            "positions": positions.config if isinstance(positions, RotaryPositions) else positions,
         }
         self.patch_embed = nn.Linear(in_channels * torch.Size(self.patch_size).numel(), embed_dim)
-        self.positions = SinCosPositions(embed_dim, layout)
+        self.positions = _tables(positions, embed_dim, num_heads)
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         if size is not None:
@@ -157,9 +160,31 @@ class ViT(nn.Module):
             ValueError: the patch does not divide the input, or there is no such block.
         """
         grid = self.grid(x.shape[2:])
+        tokens = self.patch_embed(patchify(x, self.patch_size, ids))
+        if isinstance(self.positions, RotaryTables):
+            rotation = self.positions.rotation(grid, ids, tokens)
+            return run_blocks(tokens, self.blocks, self.norm, return_intermediates, rotation)
         table = self.positions(grid, self.patch_embed.weight)
-        tokens = self.patch_embed(patchify(x, self.patch_size, ids)) + (table if ids is None else table[ids])
+        tokens = tokens + (table if ids is None else table[ids])
         return run_blocks(tokens, self.blocks, self.norm, return_intermediates)
+
+
+def _resolve_positions(
+    positions: str | RotaryPositions | Mapping[str, Any] | None, num_axes: int
+) -> str | RotaryPositions:
+    if positions == "rope":
+        return RotaryPositions()
+    if isinstance(positions, Mapping):
+        return RotaryPositions(**positions)
+    return positions or _DEFAULT_LAYOUT[num_axes]
+
+
+def _tables(
+    positions: str | RotaryPositions, embed_dim: int, num_heads: int
+) -> SinCosPositions | RotaryTables:
+    if isinstance(positions, str):
+        return SinCosPositions(embed_dim, positions)
+    return RotaryTables(embed_dim // num_heads, positions)
 
 
 def _resolve_axes(
