@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import json
+import os
 import signal
 import sys
 import time
@@ -59,6 +60,9 @@ def run_joined(
     dtype: str = "float64",
     bad_at: int = -1,
     bad_row: int = 0,
+    resume: bool = False,
+    stop_at: int | None = None,
+    hooks: Sequence[Any] = (),
 ) -> None:
     """Train a learner that couples samples; every rank leaves its weights beside the run."""
     torch.set_num_threads(1)
@@ -68,10 +72,95 @@ def run_joined(
         joined.Pictures(dtype, bad_at, bad_row),
         num_samples=joined.NUM_SAMPLES,
         settings=tiny.settings(**settings),
-        folder=RunFolder.create(folder, {}),
-        hooks=[MetricsFile()],
+        folder=RunFolder.open(folder) if resume else RunFolder.create(folder, {}),
+        hooks=[MetricsFile(), *hooks, *([] if stop_at is None else [Stopper(stop_at)])],
+        resume=resume,
     )
     torch.save(model.state_dict(), f"{folder}-rank{0 if result.is_main else 1}.pt")
+
+
+def run_joined_many(folder: str, *, jobs: dict[str, dict[str, Any]]) -> None:
+    """`run_joined` for every job, one after the other in one process group, each in a folder of its own."""
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group("gloo")
+    for name, job in jobs.items():
+        run_joined(f"{folder}/{name}", **job)
+    if "RANK" in os.environ:
+        torch.distributed.destroy_process_group()
+
+
+def rewrite(folder: str, *, source: str, kind: str, settings: dict[str, Any]) -> None:
+    """Take up the newest checkpoint of `source` and save what was taken up in `folder`."""
+    from torchjepa.engine import checkpoint as ckpt
+    from torchjepa.engine.devices import launch
+    from torchjepa.engine.step import Stepper
+
+    torch.set_num_threads(1)
+    fabric = launch(tiny.settings(**settings))
+    stepper = Stepper(fabric, joined.build(kind), tiny.settings(**settings))
+    found = ckpt.list_checkpoints(RunFolder(source).checkpoints)[0]
+    training = found.training()
+    stepper.load_state(found.tensors(), training)
+    training = {**training, **stepper.state()}
+    checkpoints = RunFolder(folder).checkpoints
+    ckpt.save_checkpoint(
+        checkpoints, found.step, stepper.trained, training, keep=1, is_main=fabric.is_global_zero
+    )
+    fabric.barrier()
+
+
+def probe(folder: str, **arguments: Any) -> None:
+    """Like `run_joined`, with hooks that look at the weights, with notice and without."""
+    from torchjepa.engine import Probe
+
+    class Intruder:
+        def on_step(self, run: Run, step: int, loss: Loss) -> dict[str, float]:
+            return {"without_notice": float(next(run.learner.parameters()).is_meta)}
+
+    def look(learner: torch.nn.Module) -> dict[str, float]:
+        return {"mean": float(learner.encode(torch.ones(2, 1, 8, 8)).square().mean())}
+
+    run_joined(folder, hooks=[Intruder(), Probe(7, look)], **arguments)
+
+
+def watch_update(folder: str, *, kind: str, settings: dict[str, Any]) -> None:
+    """Two updates; every rank leaves what it said and heard in the second, and how its tensors lie."""
+    from torchjepa.engine.devices import launch
+    from torchjepa.engine.sharding import local
+    from torchjepa.engine.step import Stepper
+    from torchjepa.engine.traffic import Traffic
+
+    torch.set_num_threads(1)
+    fabric = launch(tiny.settings(**settings))
+    stepper = Stepper(fabric, joined.build(kind, "float32"), tiny.settings(**settings))
+    rank, size = fabric.global_rank, fabric.world_size
+    sampler = KeyedSampler(
+        joined.NUM_SAMPLES,
+        8,
+        seed=0,
+        total_steps=2,
+        accumulate=stepper._settings.accumulate,
+        rank=rank,
+        world_size=size,
+    )
+    stream = joined.Pictures("float32")(sampler, fabric.device)
+    stepper.update(stream, 0)
+    moves, all_of_it = Traffic(), Traffic()
+    after_step = stepper.trained.after_step
+
+    def watched(step: int) -> None:
+        with moves:
+            after_step(step)
+
+    stepper.trained.after_step = watched
+    with all_of_it:
+        stepper.update(stream, 1)
+    layout = {
+        name: [list(value.shape), list(local(value).shape)]
+        for name, value in stepper.trained.state_dict().items()
+    }
+    seen = {"calls": all_of_it.calls, "bytes": all_of_it.bytes, "ema": moves.calls, "layout": layout}
+    Path(f"{folder}-{rank}.json").write_text(json.dumps(seen))
 
 
 def count_left(folder: str, **arguments: Any) -> None:
@@ -100,15 +189,19 @@ def diverge(folder: str, *, training: str = "run", **arguments: Any) -> None:
         Path(f"{folder}-rank{rank}.json").write_text(json.dumps({"step": error.step, "error": str(error)}))
 
 
+class Stopper:
+    def __init__(self, at: int) -> None:
+        self._at = at
+
+    def on_step(self, run: Run, step: int, loss: Loss) -> None:
+        if step == self._at:
+            run.stop("enough")
+
+
 def stop_by_hook(folder: str, *, at: int) -> None:
     """Like `run`, with a hook that asks for the end after a step."""
 
-    class Stopper:
-        def on_step(self, run: Run, step: int, loss: Loss) -> None:
-            if step == at:
-                run.stop("enough")
-
-    run(folder, hooks=[Stopper()])
+    run(folder, hooks=[Stopper(at)])
 
 
 def run_in_group(rank: int, port: int, **arguments: Any) -> None:

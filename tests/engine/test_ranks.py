@@ -42,12 +42,22 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def start_ranks(server: Server, program: str, folder: Path, **arguments: Any) -> list[int]:
+def start_ranks(
+    server: Server, program: str, folder: Path, *, world_size: int = 2, **arguments: Any
+) -> list[int]:
     port = free_port()
     return [
-        server.start(program, environment=ranks_environment(rank, 2, port), folder=str(folder), **arguments)
-        for rank in range(2)
+        server.start(
+            program, environment=ranks_environment(rank, world_size, port), folder=str(folder), **arguments
+        )
+        for rank in range(world_size)
     ]
+
+
+def run_ranks(server: Server, program: str, folder: Path, **arguments: Any) -> None:
+    """Start the ranks, wait for all and insist on success."""
+    codes = [server.wait(pid) for pid in start_ranks(server, program, folder, **arguments)]
+    assert not any(codes), f"exit codes {codes}\n{server.output()}"
 
 
 def weights(folder: Path, rank: int = 0) -> dict[str, torch.Tensor]:

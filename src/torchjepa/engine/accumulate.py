@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +21,7 @@ from torchjepa import rng
 from torchjepa.collapse.accumulate import inner, joint_gradients
 from torchjepa.engine.buckets import average_gradients, broadcast_from_first
 from torchjepa.engine.settings import TrainSettings
+from torchjepa.engine.sharding import is_sharded
 from torchjepa.engine.watch import FirstBadStep
 from torchjepa.types import Batch, Embedded, Loss, SplitLearner
 
@@ -51,14 +52,15 @@ class _Job:
 
 
 class _JobModule(nn.Module):
-    """The learner's calls as forward passes, so that DDP and autocast are around them on any number of devices."""
+    """The learner's calls as forward passes, so that DDP, FSDP and autocast are around them."""
 
     def __init__(self, learner: nn.Module) -> None:
         super().__init__()
         self.learner = learner
 
-    def forward(self, job: _Job) -> Tensor:
-        return job.run(self.learner)
+    def forward(self, job: _Job) -> tuple[Tensor, ...]:
+        # FSDP watches the gradients of what comes out, to gather weights in time for the backward pass.
+        return job.run(self.learner), *job.embeddings
 
 
 class Backward:
@@ -82,6 +84,7 @@ class Backward:
         self._joins = settings.accumulate > 1 and _splits(learner)
         self.bad = FirstBadStep(fabric.device)
         self.module = fabric.setup_module(_JobModule(learner))
+        self._is_sharded = any(map(is_sharded, learner.parameters()))
         broadcast_from_first(learner.buffers())  # DDP makes only the parameters equal at the start
         if settings.accumulate > 1 and not self._joins and fabric.is_global_zero:
             warnings.warn(
@@ -118,7 +121,7 @@ class Backward:
     def _one_by_one(
         self, stream: Iterator[Batch], step: int, losses: list[Loss]
     ) -> tuple[Loss, dict[str, Tensor]]:
-        """The micro-batches after `losses`, which do not know of each other; DDP averages in the last."""
+        """The micro-batches after `losses`, which do not know of each other; DDP averages in the last, FSDP in each."""
         for micro in range(len(losses), self._num_micro):
             batch, is_last = _next_batch(stream, step), micro == self._num_micro - 1
             job = _Job(lambda learner, batch=batch: learner.loss(batch, step))
@@ -140,8 +143,9 @@ class Backward:
         for batch, gradient in zip(others, gradients[1:]):
             losses[-1] = _without_features(losses[-1])
             losses.append(self._backward_from(*self._embed(batch, step), gradient))
-        # Outside DDP's reducer, which wants every parameter in the graph of one backward pass.
-        average_gradients(self._learner.parameters())
+        if not self._is_sharded:
+            # Outside DDP's reducer, which wants every parameter in the graph of one backward pass.
+            average_gradients(self._learner.parameters())
         broadcast_from_first(self._learner.buffers())
         local, joint_means = _mean(losses), _mean([joint])
         means = {**local, **joint_means, "loss": local["loss"] + joint_means["loss"]}
@@ -176,11 +180,13 @@ class Backward:
         # Dropout and the like draw from torch's global generator; keyed, they repeat after a resume, and when a
         # micro-batch is embedded again.
         torch.manual_seed(rng.derive_seed(self._seed, purpose, step, row_start))
-        total = self.module(job)
+        total, *_ = self.module(job)
         self.bad.add(total, step)
         return total
 
     def _no_sync(self, enabled: bool = True) -> AbstractContextManager[None]:
+        if self._is_sharded:  # gradients kept back for later would be whole ones, on every process
+            return nullcontext()
         return self._fabric.no_backward_sync(self.module, enabled=enabled)
 
 

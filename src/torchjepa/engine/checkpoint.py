@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from torchjepa.engine.sharding import whole, whole_tree
+from torchjepa.engine.tensor_file import write_tensors
 
 FORMAT = 1
 MODEL, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
@@ -36,18 +39,30 @@ class Checkpoint:
     step: int
 
     def tensors(self) -> dict[str, Tensor]:
-        """The learner's tensors, on the CPU."""
+        """The learner's tensors, on the CPU; read from the disk as they are used."""
         return load_file(self.path / MODEL)
 
     def training(self) -> dict[str, Any]:
-        """Optimizer state and what else the run needs to go on; read without running any pickled code."""
-        return torch.load(self.path / TRAINING, map_location="cpu", weights_only=True)
+        """Optimizer state and what else the run needs to go on; read without running any pickled code.
+
+        Tensors are mapped, so that a process reads no more than it copies.
+        """
+        return torch.load(self.path / TRAINING, map_location="cpu", weights_only=True, mmap=True)
 
 
 def save_checkpoint(
-    folder: Path, step: int, learner: nn.Module, training: Mapping[str, Any], *, keep: int
+    folder: Path,
+    step: int,
+    learner: nn.Module,
+    training: Mapping[str, Any],
+    *,
+    keep: int,
+    is_main: bool = True,
 ) -> Checkpoint:
     """Write `folder/step-<step>`, whole or not at all, and drop what is older than the newest `keep`.
+
+    Tensors that are sharded are gathered one after the other: no process ever holds two whole ones, but the main
+    one all of `training`. The files are the same whatever the number of processes.
 
     Args:
         folder: the run's `checkpoints/`.
@@ -55,28 +70,41 @@ def save_checkpoint(
         learner: its `state_dict` becomes `model.safetensors`.
         training: tensors, numbers and strings for `training.pt`.
         keep: number of checkpoints to keep.
+        is_main: whether this process writes; where tensors are sharded the others must take part.
+
+    Raises:
+        ValueError: the learner's state holds something else than tensors.
     """
+    temporary, final = folder / f".tmp-step-{step}", folder / f"step-{step}"
+    state = _state_tensors(learner)
+    if not is_main:
+        write_tensors(None, state, whole)
+        whole_tree(training, keep=False)
+        return Checkpoint(final, step)
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".tmp-*"):
         shutil.rmtree(stale)
-    temporary, final = folder / f".tmp-step-{step}", folder / f"step-{step}"
     temporary.mkdir()
-    save_file(state_tensors(learner), temporary / MODEL, metadata={"format": "pt"})
-    torch.save(dict(training), temporary / TRAINING)
-    files = {}
-    for name in (MODEL, TRAINING):
-        _sync(temporary / name)
-        files[name] = {"bytes": (temporary / name).stat().st_size, "sha256": _sha256(temporary / name)}
-    manifest = {"format": FORMAT, "step": step, "files": files}
-    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    _sync(temporary / MANIFEST)
-    _sync(temporary)
+    write_tensors(temporary / MODEL, state, whole)
+    torch.save(whole_tree(training, keep=True), temporary / TRAINING)
+    _write_manifest(temporary, step)
     if final.exists():  # torn, or it would have been resumed
         shutil.rmtree(final)
     os.rename(temporary, final)
     _sync(folder)
     _prune(folder, step, keep)
     return Checkpoint(final, step)
+
+
+def _write_manifest(folder: Path, step: int) -> None:
+    files = {}
+    for name in (MODEL, TRAINING):
+        _sync(folder / name)
+        files[name] = {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
+    manifest = {"format": FORMAT, "step": step, "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    _sync(folder / MANIFEST)
+    _sync(folder)
 
 
 def list_checkpoints(folder: Path) -> list[Checkpoint]:
@@ -145,15 +173,7 @@ def _fault_of_file(path: Path, size: int, digest: str) -> str | None:
     return None
 
 
-def state_tensors(learner: nn.Module) -> dict[str, Tensor]:
-    """The learner's `state_dict` as separate tensors on the CPU (safetensors stores no aliases).
-
-    Args:
-        learner: the model.
-
-    Raises:
-        ValueError: an entry is not a tensor.
-    """
+def _state_tensors(learner: nn.Module) -> dict[str, Tensor]:
     state = learner.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor):
@@ -161,7 +181,7 @@ def state_tensors(learner: nn.Module) -> dict[str, Tensor]:
                 f"{type(learner).__name__}.state_dict() holds {name!r}, a {type(value).__name__}; "
                 "checkpoints keep tensors only, so register it as a buffer."
             )
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+    return state
 
 
 def check_same_tensors(learner: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

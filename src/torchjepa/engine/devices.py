@@ -9,9 +9,11 @@ import torch
 
 from torchjepa import dist
 from torchjepa.engine.settings import TrainSettings
+from torchjepa.engine.sharding import shard
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies import Strategy
 
 
 def is_main_process() -> bool:
@@ -56,26 +58,14 @@ def launch(settings: TrainSettings) -> Fabric:
             do the precision.
     """
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
 
     _check_precision(settings)
     devices, num_nodes = _layout(settings)
-    parallel = devices * num_nodes > 1
-    # Buffers are equal on all ranks by construction (global batch norm, EMA), so broadcasting them every
-    # step would only cost time.
-    strategy = (
-        DDPStrategy(
-            broadcast_buffers=False,
-            find_unused_parameters=settings.strategy == "ddp_find_unused_parameters_true",
-        )
-        if parallel
-        else "auto"
-    )
     fabric = Fabric(
         accelerator=settings.accelerator,
         devices=devices,
         num_nodes=num_nodes,
-        strategy=strategy,
+        strategy=_strategy(settings, devices * num_nodes),
         precision="32-true" if settings.precision == "32" else settings.precision,  # type: ignore[arg-type]
     )
     fabric.launch()
@@ -85,6 +75,26 @@ def launch(settings: TrainSettings) -> Fabric:
             f"{fabric.world_size}; start the processes with torchrun, or leave the process group to train."
         )
     return fabric
+
+
+def _strategy(settings: TrainSettings, num_processes: int) -> Strategy | str:
+    """How the processes work together; one alone needs no strategy, whatever it is called."""
+    from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
+
+    if num_processes == 1:
+        return "auto"
+    if settings.strategy == "fsdp":
+        return ModelParallelStrategy(
+            lambda module, mesh: shard(module, mesh["data_parallel"]),
+            data_parallel_size=num_processes,
+            tensor_parallel_size=1,
+        )
+    # Buffers are equal on all ranks by construction (global batch norm, EMA), so broadcasting them every
+    # step would only cost time.
+    return DDPStrategy(
+        broadcast_buffers=False,
+        find_unused_parameters=settings.strategy == "ddp_find_unused_parameters_true",
+    )
 
 
 def _layout(settings: TrainSettings) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import gc
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -174,19 +174,21 @@ class _Training:
         training, tensors = found.training(), found.tensors()
         ckpt.check_same_run(_identity(run), training["identity"], found.path)
         ckpt.check_same_tensors(self._learner, tensors, found.path)
-        self._learner.load_state_dict(tensors)
-        self._stepper.load_state(training)
+        self._stepper.load_state(tensors, training)
         run.start_step = run.step = found.step
         run.seconds = training["seconds"]
         if run.step == self._settings.total_steps:
             _say(run, f"{folder.path} is finished: all {run.step} steps are done.")
 
     def go(self, batches: Batches, signals: StopSignals) -> TrainResult:
-        """Every step that is left."""
+        """Every step that is left, after which the main process' learner holds the weights."""
+        stopped = self._all_steps(batches, signals) if self._run.step < self._settings.total_steps else None
+        self._stepper.hand_back()
+        return TrainResult(self._run.step, stopped, self._run.is_main)
+
+    def _all_steps(self, batches: Batches, signals: StopSignals) -> str | None:
         run, total_steps = self._run, self._settings.total_steps
         stopped: str | None = None
-        if run.step == total_steps:
-            return TrainResult(run.step, is_main=run.is_main)
         with ExitStack() as stack:
             for hook in self._hooks:
                 if hasattr(hook, "on_end"):
@@ -200,7 +202,7 @@ class _Training:
             while run.step < total_steps and stopped is None:
                 stopped = self._step(stream, run.step, signals)
         # A signal may have come during the last checkpoint.
-        return TrainResult(run.step, stopped or _signal_name(signals.received), run.is_main)
+        return stopped or _signal_name(signals.received)
 
     def _step(self, stream: Iterator[Batch], step: int, signals: StopSignals) -> str | None:
         """One update and what follows it; why to stop, `None` to go on."""
@@ -210,22 +212,26 @@ class _Training:
             raise self._diverged(step, str(error).rstrip(".")) from error
         run = self._run
         run.step = step + 1
-        stopped = self._why_to_stop(signals)
+        stopped, looks = self._ask_all(signals, step)
         logs = run.logs(step)
         saves = stopped is not None or self._settings.last_or_every(step, self._settings.checkpoint_every)
         if logs or saves or self._fabric.device.type == "cpu":  # on a GPU a look waits for it
             self._check_losses()
         row = self._row(step, update) if logs else None
         with self._watch.aside():
-            self._tell_hooks(step, update, row)
+            with self._stepper.weights() if looks else nullcontext():
+                self._tell_hooks(step, update, row)
             if saves:
                 self._save(step)
         return stopped
 
-    def _why_to_stop(self, signals: StopSignals) -> str | None:
-        # Hooks ask after a step, so the processes hear of it in the next one.
-        received, asked = self._vote(signals.received, int(self._run.stop_reason is not None))
-        return _signal_name(received) or ((self._run.stop_reason or "a hook") if asked else None)
+    def _ask_all(self, signals: StopSignals, step: int) -> tuple[str | None, bool]:
+        """Why to stop, `None` to go on; and whether a hook will look at the weights."""
+        run = self._run
+        looks = any(hook.needs_weights(run, step) for hook in self._hooks if hasattr(hook, "needs_weights"))
+        # Hooks ask for the end after a step, so the processes hear of it in the next one.
+        received, asked, looks = self._vote(signals.received, int(run.stop_reason is not None), int(looks))
+        return _signal_name(received) or ((run.stop_reason or "a hook") if asked else None), bool(looks)
 
     def _check_losses(self) -> None:
         total, first_bad = self._settings.total_steps, self._stepper.bad.read()
@@ -284,10 +290,15 @@ class _Training:
         if bad:
             raise self._diverged(step, "weights or optimizer state hold NaN or infinity")
         run = self._run
-        if run.is_main:
-            training = {**self._stepper.state(), "identity": _identity(run), "seconds": self._watch.seconds()}
-            keep = self._settings.keep_checkpoints
-            ckpt.save_checkpoint(run.folder.checkpoints, run.step, self._learner, training, keep=keep)
+        training = {**self._stepper.state(), "identity": _identity(run), "seconds": self._watch.seconds()}
+        ckpt.save_checkpoint(
+            run.folder.checkpoints,
+            run.step,
+            self._stepper.trained,
+            training,
+            keep=self._settings.keep_checkpoints,
+            is_main=run.is_main,
+        )
         self._fabric.barrier()
 
 

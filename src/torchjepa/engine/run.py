@@ -159,7 +159,8 @@ class Run:
     """What hooks see of a run in progress.
 
     Args:
-        learner: the model being trained, as it was passed in.
+        learner: the model being trained, as it was passed in. With strategy "fsdp" on several processes its
+            tensors are on the meta device, but for steps where a hook `needs_weights`.
         settings: how it is trained.
         folder: where the run is kept.
         device: where the learner is.

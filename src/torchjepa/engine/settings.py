@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 Schedule = Callable[[int], float]
 PRECISIONS = ("32", "bf16-mixed", "16-mixed")
-STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
@@ -39,8 +39,9 @@ class TrainSettings:
         devices: devices of this node, or "auto" for all of them. Under torchrun its --nproc-per-node
             decides and this may stay 1.
         num_nodes: machines that take part.
-        strategy: "auto", "ddp", or "ddp_find_unused_parameters_true" for a learner whose loss leaves some
-            trainable parameters out.
+        strategy: what several processes do: "auto" and "ddp" copy the learner to each;
+            "ddp_find_unused_parameters_true" does so for a learner whose loss leaves some trainable parameters
+            out; "fsdp" spreads weights, gradients and optimizer state over them (FSDP2). See docs/scaling.md.
         compile: hand every child module of the learner to torch.compile.
         recompute_activations: activation checkpointing, see `nn.recompute_activations`.
         log_every: a row of figures every so many steps, besides the first and the last.
@@ -83,6 +84,11 @@ class TrainSettings:
         _check_name("precision", self.precision, PRECISIONS)
         _check_name("strategy", self.strategy, STRATEGIES)
         _check_name("accelerator", self.accelerator, ACCELERATORS)
+        if self.strategy == "fsdp" and self.precision == "16-mixed":
+            raise ValueError(
+                "TrainSettings: strategy fsdp does not scale losses, which precision 16-mixed needs; "
+                "use bf16-mixed or 32, or strategy ddp."
+            )
         self._check_optimizer()
 
     def _check_optimizer(self) -> None:

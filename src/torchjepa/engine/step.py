@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torchjepa.engine.accumulate import Backward
 from torchjepa.engine.optim import adamw, set_schedules
 from torchjepa.engine.settings import TrainSettings
+from torchjepa.engine.sharding import Twin, find_units, local, shard_like, whole
 from torchjepa.engine.watch import FirstBadStep
 from torchjepa.nn import recompute_activations
 from torchjepa.types import Batch, Learner, Loss
@@ -41,23 +43,29 @@ class Stepper:
 
     Args:
         fabric: launched.
-        learner: an `nn.Module` and a `types.Learner`; moved to the device in place.
+        learner: an `nn.Module` and a `types.Learner`; moved to the device in place. With strategy "fsdp" on
+            several processes a twin of it is trained, and it has weights only when it is given them.
         settings: how to train.
+
+    Attributes:
+        trained: the learner, or the twin.
     """
 
     def __init__(self, fabric: Fabric, learner: nn.Module, settings: TrainSettings) -> None:
         self._fabric = fabric
-        self._learner = cast(Learner, learner)
         self._settings = settings
         learner.train()
         if settings.recompute_activations:
             recompute_activations(learner)
+        sharded = settings.strategy == "fsdp" and fabric.world_size > 1
+        self._twin = Twin(learner, fabric.is_global_zero) if sharded else None
+        self.trained = learner if self._twin is None else self._twin.module
         if settings.compile:
-            for child in learner.children():
-                child.compile()
-        self._backward = Backward(fabric, learner, settings)
+            for part in find_units(self.trained) if sharded else self.trained.children():
+                part.compile()
+        self._backward = Backward(fabric, self.trained, settings)
         self._adamw = adamw(
-            learner,
+            self.trained,
             betas=settings.betas,
             eps=settings.eps,
             # Fused AdamW unscales float16 gradients itself, too late for clipping.
@@ -88,18 +96,28 @@ class Stepper:
         grad_norm = self._clip()
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self._learner.after_step(step)
+        cast(Learner, self.trained).after_step(step)
         return Update(loss, means, grad_norm)
 
     def _clip(self) -> Tensor | None:
         if self._settings.clip_grad is None:
             return None
-        return self._fabric.clip_gradients(
+        norm = self._fabric.clip_gradients(
             self._backward.module,
             self._optimizer,
             max_norm=self._settings.clip_grad,
             error_if_nonfinite=False,
         )
+        return None if norm is None else whole(norm)
+
+    def weights(self) -> AbstractContextManager[None]:
+        """The main process' learner has its weights for a while; all processes must ask."""
+        return nullcontext() if self._twin is None else self._twin.filled(self._fabric.device)
+
+    def hand_back(self) -> None:
+        """The main process' learner has its weights for good; all processes must ask."""
+        if self._twin is not None:
+            self._twin.fill(self._fabric.device)
 
     def state(self) -> dict[str, Any]:
         """What `load_state` needs besides the learner's tensors."""
@@ -108,17 +126,33 @@ class Stepper:
             "precision": self._fabric.strategy.precision.state_dict(),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take up the optimizer where `state` left it.
+    def load_state(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Take up learner and optimizer as a checkpoint has them; each process cuts out its part.
 
         Args:
-            state: made by `state`.
+            tensors: the learner's, whole.
+            state: made by `state`, its tensors whole.
         """
-        self._adamw.load_state_dict(state["optimizer"])
+        current = self.trained.state_dict()
+        self.trained.load_state_dict({name: shard_like(tensors[name], current[name]) for name in current})
+        optimizer = dict(state["optimizer"])
+        parameters = [each for group in self._adamw.param_groups for each in group["params"]]
+        optimizer["state"] = {
+            index: {name: _part(value, parameters[index]) for name, value in moments.items()}
+            for index, moments in optimizer["state"].items()
+        }
+        self._adamw.load_state_dict(optimizer)
         self._fabric.strategy.precision.load_state_dict(state["precision"])
 
     def state_tensors(self) -> list[Tensor]:
-        """Every tensor that a checkpoint would hold."""
-        learner = cast(nn.Module, self._learner)
+        """What this process holds of every tensor that a checkpoint would."""
         moments = [value for state in self._adamw.state.values() for value in state.values()]
-        return [value for value in (*learner.state_dict().values(), *moments) if isinstance(value, Tensor)]
+        values = (*self.trained.state_dict().values(), *moments)
+        return [local(value) for value in values if isinstance(value, Tensor)]
+
+
+def _part(value: Any, parameter: Tensor) -> Any:
+    """What this process keeps of an entry of the optimizer's state; a count of steps is not cut."""
+    if not isinstance(value, Tensor):
+        return value
+    return shard_like(value, parameter) if value.shape == parameter.shape else value.clone()

@@ -103,7 +103,8 @@ class Recipe(ABC):
     num_nodes: int = 1
     """Number of machines."""
     strategy: str = "auto"
-    """How devices work together: auto (DDP when there are several), ddp."""
+    """How devices work together: auto (DDP when there are several), ddp, or fsdp, which spreads the memory of weights,
+    gradients and optimizer over them. The same run in any case."""
     precision: str = "32"
     """32, bf16-mixed, 16-mixed (on CUDA only), or auto: bf16-mixed where the hardware multiplies bfloat16, else 32."""
     compile: bool = False

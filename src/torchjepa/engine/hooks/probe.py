@@ -29,9 +29,13 @@ class Probe:
         self.every = every
         self._probe = probe
 
+    def needs_weights(self, run: Run, step: int) -> bool:
+        """Whether this step is one to look at."""
+        return run.settings.last_or_every(step, self.every)
+
     def on_step(self, run: Run, step: int, loss: Loss) -> Mapping[str, float]:
         """The figures, where they are due."""
-        if not run.settings.last_or_every(step, self.every):
+        if not self.needs_weights(run, step):
             return {}
         run.learner.eval()
         try:
