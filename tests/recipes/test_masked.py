@@ -11,7 +11,7 @@ from torchjepa.cli.train import parse
 from torchjepa.collapse import VCReg, VICReg
 from torchjepa.masking import MultiBlockMasking
 from torchjepa.models import LayerNormTargets, PositionStandardize
-from torchjepa.nn import ConvStemViT, MeanMaxPool, Projector, ViT
+from torchjepa.nn import ConvStemViT, MeanMaxPool, Predictor, Projector, SharedContextPredictor, ViT
 from torchjepa.recipes import IJEPARecipe
 from torchjepa.recipes.ijepa_digits import recipe as digits
 from torchjepa.recipes.serial import from_json, to_json
@@ -55,6 +55,19 @@ def test_every_option_reaches_its_part():
     assert learner.num_mask_draws == 2
     assert learner.regularizer_pool == MeanMaxPool()
     assert learner.projector.config == Projector(32, 24, 24, num_layers=3).config
+
+
+def test_the_shared_context_is_an_option_with_the_same_initial_weights():
+    plain, shared = (
+        parse(["ijepa-tiny", "--predictor-depth", "2", *flags]).recipe for flags in ([], ["--shared-context"])
+    )
+    assert not plain.shared_context
+    assert from_json(plain, json.loads(json.dumps(to_json(shared)))) == shared
+    learners = [dataclasses.replace(each, **SMALL).build_learner(3, 10) for each in (plain, shared)]
+    assert [type(each.predictor) for each in learners] == [Predictor, SharedContextPredictor]
+    theirs, ours = (each.state_dict() for each in learners)
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 def test_without_ema_the_encoder_predicts_its_own_tokens():

@@ -10,6 +10,8 @@ from torchjepa.nn.positions import sincos_positions
 from torchjepa.nn.predictor import Predictor
 from torchjepa.nn.projector import Projector
 from torchjepa.nn.recompute import recompute_activations
+from torchjepa.nn.rope import RotaryPositions, rotary_angles
+from torchjepa.nn.shared_context import SharedContextPredictor
 from torchjepa.nn.vit import ViT
 
 __all__ = [
@@ -22,10 +24,13 @@ __all__ = [
     "MeanPool",
     "Predictor",
     "Projector",
+    "RotaryPositions",
+    "SharedContextPredictor",
     "ViT",
     "patch_grid",
     "patchify",
     "pool_by_name",
     "recompute_activations",
+    "rotary_angles",
     "sincos_positions",
 ]

@@ -5,6 +5,8 @@ Axis letters of this file: `j` keys, `e` channels of one head.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -12,6 +14,9 @@ from torch import Tensor, nn
 
 from torchjepa.nn.recompute import recomputable
 from torchjepa.nn.rope import Rotation, even_channels_first, rotate_heads
+
+# Queries, keys and values of all heads to what every query gathers, as `attend` has it.
+Pattern = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 # Above this the plain product's n x n weights cost more memory than they save time.
 _MAX_PLAIN_TOKENS = 1024
@@ -62,11 +67,16 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(
-        self, x: Float[Tensor, "b n d"], num_queries: int | None = None, rotation: Rotation | None = None
+        self,
+        x: Float[Tensor, "b n d"],
+        num_queries: int | None = None,
+        rotation: Rotation | None = None,
+        pattern: Pattern = attend,
     ) -> Float[Tensor, "b n_out d"]:
         """Attend within each sequence; with `num_queries` only the last so many tokens ask and come out.
 
-        With `rotation`, the rotary positions of the n tokens, queries and keys are turned.
+        With `rotation`, the rotary positions of the n tokens, queries and keys are turned. `pattern` says which
+        tokens see which, all of them by default; it takes and returns what `attend` does.
         """
         if num_queries is None:
             q, k, v = self._heads(x, slice(None), 2, rotation)
@@ -75,7 +85,7 @@ class Attention(nn.Module):
             asking = None if rotation is None else rotation.last(num_queries)
             (q,) = self._heads(x[:, -num_queries:], slice(dim), 1, asking)
             k, v = self._heads(x, slice(dim, None), 1, rotation)
-        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(pattern(q, k, v).transpose(1, 2).flatten(2))
 
     def _heads(
         self, x: Tensor, rows: slice, num_turned: int, rotation: Rotation | None
@@ -130,14 +140,19 @@ class Block(nn.Module):
 
     @recomputable
     def forward(
-        self, x: Float[Tensor, "b n d"], num_queries: int | None = None, rotation: Rotation | None = None
+        self,
+        x: Float[Tensor, "b n d"],
+        num_queries: int | None = None,
+        rotation: Rotation | None = None,
+        pattern: Pattern = attend,
     ) -> Float[Tensor, "b n_out d"]:
         """Update the tokens; with `num_queries` only the last so many of each sequence come out.
 
-        With `rotation`, the rotary positions of the n tokens, attention turns queries and keys.
+        With `rotation`, the rotary positions of the n tokens, attention turns queries and keys; `pattern` as in
+        `Attention`.
         """
         residual = x if num_queries is None else x[:, -num_queries:]
-        x = residual + self.attn(self.norm1(x), num_queries, rotation)
+        x = residual + self.attn(self.norm1(x), num_queries, rotation, pattern)
         return x + self.mlp(self.norm2(x))
 
     def residual_weights(self) -> tuple[Tensor, Tensor]:

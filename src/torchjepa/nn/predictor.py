@@ -59,12 +59,12 @@ class Predictor(nn.Module):
         super().__init__()
         if depth < 1:
             raise ValueError(
-                f"Predictor: depth must be at least 1, got {depth}: mask tokens see nothing without."
+                f"{type(self).__name__}: depth must be at least 1, got {depth}: mask tokens see nothing without."
             )
         if positions == NO_POSITIONS:
             raise ValueError(
-                "Predictor: positions must not be 'none': the places of the targets are all that it is told "
-                "about them; use 'wh' for images, 'thw' for videos, 'w' for sequences."
+                f"{type(self).__name__}: positions must not be 'none': the places of the targets are all that it is "
+                "told about them; use 'wh' for images, 'thw' for videos, 'w' for sequences."
             )
         self.encoder_dim = encoder_dim
         self._config: dict[str, Any] = {
@@ -112,13 +112,16 @@ class Predictor(nn.Module):
         Raises:
             ValueError: the position layout leaves out an axis of the grid.
         """
-        b, m, k = target_ids.shape
         table = self.positions(grid, self.embed.weight)
         seen = self.embed(context) + table[context_ids]
         asked = self.mask_token + table[target_ids.flatten(1)]
-        asked = asked.view(b, m, k, -1)
+        tokens = self._transform(seen, asked.view(*target_ids.shape, -1))
+        return self.proj(self.norm(tokens)).view(*target_ids.shape, -1)
+
+    def _transform(self, seen: Tensor, asked: Tensor) -> Tensor:
+        """What the blocks make of the mask tokens `[b, m, k, d]`, in their order, given the context's."""
+        m, k = asked.shape[1:3]
         tokens = torch.cat([seen[:, None].expand(-1, m, -1, -1), asked], dim=2).flatten(0, 1)
         for block in self.blocks[:-1]:
             tokens = block(tokens)
-        tokens = self.blocks[-1](tokens, num_queries=k)
-        return self.proj(self.norm(tokens)).view(b, m, k, -1)
+        return self.blocks[-1](tokens, num_queries=k)

@@ -14,7 +14,7 @@ from torchjepa.ema import EMA, LinearMomentumSchedule
 from torchjepa.energy import EnergyFn, SmoothL1Energy
 from torchjepa.masking import MultiBlockMasking
 from torchjepa.models import IJEPA, LayerNormTargets, TargetNorm
-from torchjepa.nn import ConvStemViT, FanInStd, Predictor, Projector, ViT
+from torchjepa.nn import ConvStemViT, FanInStd, Predictor, Projector, SharedContextPredictor, ViT
 from torchjepa.nn.pooling import MeanMaxPool, MeanPool, pool_by_name
 from torchjepa.recipes.base import Recipe
 from torchjepa.types import MaskSampler
@@ -49,6 +49,9 @@ class IJEPARecipe(Recipe):
     """Number of the predictor's blocks."""
     predictor_heads: int = 3
     """Attention heads of the predictor."""
+    shared_context: bool = False
+    """Compute the predictor's context once for all target blocks, which takes about half of its FLOPs. Another model:
+    the context does not see which tokens are asked for."""
     mask: MaskSampler = field(default_factory=MultiBlockMasking)
     """What is seen and what is to be predicted."""
     energy: EnergyFn = field(default_factory=SmoothL1Energy)
@@ -110,7 +113,8 @@ class IJEPARecipe(Recipe):
 
     def build_predictor(self) -> Predictor:
         """The predictor."""
-        return Predictor(
+        build = SharedContextPredictor if self.shared_context else Predictor
+        return build(
             encoder_dim=self.embed_dim,
             embed_dim=self.predictor_dim,
             depth=self.predictor_depth,
