@@ -91,15 +91,15 @@ class Attention(nn.Module):
         self, x: Tensor, rows: slice, num_turned: int, rotation: Rotation | None
     ) -> tuple[Tensor, ...]:
         # The parts among queries, keys and values that these rows of the weight give.
-        weight, bias = self.qkv.weight[rows], self.qkv.bias[rows]
         shape = -1, self.num_heads, x.shape[-1] // self.num_heads
-        if rotation is not None:
-            num_heads = num_turned * self.num_heads
-            weight, bias = (even_channels_first(part, num_heads, shape[-1]) for part in (weight, bias))
-        parts = F.linear(x, weight, bias).unflatten(-1, shape)
-        if rotation is not None:
-            return rotate_heads(parts, rotation, num_turned)
-        return parts.permute(2, 0, 3, 1, 4).unbind(0)
+        weight, bias = self.qkv.weight, self.qkv.bias
+        if rotation is None:
+            # The layer itself where it can be: people hook it and quantize it.
+            parts = self.qkv(x) if rows == slice(None) else F.linear(x, weight[rows], bias[rows])
+            return parts.unflatten(-1, shape).permute(2, 0, 3, 1, 4).unbind(0)
+        num_heads = num_turned * self.num_heads
+        weight, bias = (even_channels_first(each[rows], num_heads, shape[-1]) for each in (weight, bias))
+        return rotate_heads(F.linear(x, weight, bias).unflatten(-1, shape), rotation, num_turned)
 
 
 class MLP(nn.Module):

@@ -6,6 +6,7 @@ Axis letters of this file: `e` channels of one head, `p` parts of a projection (
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -47,7 +48,7 @@ class RotaryPositions:
 
     pairing: Pairing = "correct"
     base: float = 10000.0
-    trained_grid: tuple[int | None, int | None, int | None] | None = None
+    trained_grid: Sequence[int | None] | None = None
 
     def __post_init__(self) -> None:
         if self.pairing not in ("correct", "released"):
@@ -58,8 +59,9 @@ class RotaryPositions:
         if not 0.0 < self.base < math.inf:
             raise ValueError(f"RotaryPositions: base must be positive and finite, got {self.base!r}.")
         if self.trained_grid is not None:
+            _check_lengths(self.trained_grid)
             # A tuple again after a trip through JSON, so that equal positions compare equal.
-            object.__setattr__(self, "trained_grid", _check_lengths(tuple(self.trained_grid)))
+            object.__setattr__(self, "trained_grid", tuple(self.trained_grid))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -68,13 +70,12 @@ class RotaryPositions:
         return asdict(self) | {"trained_grid": None if lengths is None else list(lengths)}
 
 
-def _check_lengths(lengths: tuple[int | None, ...]) -> tuple[int | None, ...]:
-    if len(lengths) != 3 or any(n is not None and (not isinstance(n, int) or n < 1) for n in lengths):
+def _check_lengths(lengths: Sequence[int | None]) -> None:
+    if len(lengths) != 3 or any(length is not None and length < 1 for length in lengths):
         raise ValueError(
-            f"RotaryPositions: trained_grid must be three lengths (t, h, w), each a positive integer or None, "
-            f"got {lengths!r}; use (None, 16, 16) for 16 x 16 tokens a frame."
+            f"RotaryPositions: trained_grid must be three lengths (t, h, w), each at least 1 or None, got "
+            f"{lengths!r}; use (None, 16, 16) for 16 x 16 tokens a frame."
         )
-    return lengths
 
 
 class Rotation(NamedTuple):
@@ -95,7 +96,7 @@ class Rotation(NamedTuple):
 
 def rotary_angles(
     grid: Grid, head_dim: int, positions: RotaryPositions | None = None
-) -> Float[Tensor, "n e"]:
+) -> Float[Tensor, "n {head_dim}"]:
     """The angle by which every channel of every token of a grid turns.
 
     Args:
@@ -112,7 +113,16 @@ def rotary_angles(
     """
     positions = positions or RotaryPositions()
     check_head_dim(head_dim)
-    return _angles(grid, head_dim, positions.pairing, positions.base, positions.trained_grid)
+    share = 2 * (head_dim // 3 // 2)
+    exponent = -torch.arange(share // 2, dtype=torch.float64, device="cpu") / (share // 2)
+    frequency = positions.base**exponent
+    # The released code tiles the angles where adjacent channels are paired; the correct one repeats each.
+    frequency = frequency.repeat(2) if positions.pairing == "released" else frequency.repeat_interleave(2)
+    lengths = zip(grid.shape, positions.trained_grid or (None, None, None))
+    index = torch.meshgrid(*(_coordinates(length, trained) for length, trained in lengths), indexing="ij")
+    parts = [axis.reshape(-1, 1) * frequency for axis in index]
+    rest = torch.zeros(grid.num_tokens, head_dim - 3 * share, dtype=torch.float64, device="cpu")
+    return torch.cat([*parts, rest], dim=1)
 
 
 def check_head_dim(head_dim: int) -> None:
@@ -131,34 +141,9 @@ def check_head_dim(head_dim: int) -> None:
         )
 
 
-def _angles(
-    grid: Grid,
-    head_dim: int,
-    pairing: Pairing,
-    base: float,
-    trained: tuple[int | None, int | None, int | None] | None,
-) -> Tensor:
-    share = 2 * (head_dim // 3 // 2)
-    frequency = base ** (-torch.arange(share // 2, dtype=torch.float64, device="cpu") / (share // 2))
-    # The released code tiles the angles where adjacent channels are paired; the correct one repeats each.
-    channels = frequency.repeat(2) if pairing == "released" else frequency.repeat_interleave(2)
-    lengths = [
-        _coordinates(length, other) for length, other in zip(grid.shape, trained or (None, None, None))
-    ]
-    index = torch.meshgrid(*lengths, indexing="ij")
-    parts = [axis.reshape(-1, 1) * channels for axis in index]
-    rest = torch.zeros(grid.num_tokens, head_dim - 3 * share, dtype=torch.float64, device="cpu")
-    return torch.cat([*parts, rest], dim=1)
-
-
 def _coordinates(length: int, trained: int | None) -> Tensor:
     index = torch.arange(length, dtype=torch.float64, device="cpu")
     return index if trained is None or length == 1 else index * ((trained - 1) / (length - 1))
-
-
-def _factors(grid: Grid, head_dim: int, *settings: Any) -> Tensor:
-    angles = _angles(grid, head_dim, *settings).unflatten(1, (-1, 2)).transpose(1, 2).flatten(1)
-    return torch.stack([angles.cos(), angles.sin()])
 
 
 class RotaryTables(GridTables):
@@ -174,12 +159,19 @@ class RotaryTables(GridTables):
 
     def __init__(self, head_dim: int, positions: RotaryPositions) -> None:
         check_head_dim(head_dim)
+        # Plain values, because a compiled graph cannot hold the object they came in.
         super().__init__(_factors, head_dim, positions.pairing, positions.base, positions.trained_grid)
 
     def rotation(self, grid: Grid, ids: Int64[Tensor, "b n"] | None, like: Tensor) -> Rotation:
         """The factors of the tokens with these ids, all of the grid's when absent, in the dtype of `like`."""
         cos, sin = self(grid, like).unbind(0)
         return Rotation(cos[None], sin[None]) if ids is None else Rotation(cos[ids], sin[ids])
+
+
+def _factors(grid: Grid, head_dim: int, *settings: Any) -> Tensor:
+    angles = rotary_angles(grid, head_dim, RotaryPositions(*settings))
+    angles = angles.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1)
+    return torch.stack([angles.cos(), angles.sin()])
 
 
 def even_channels_first(
@@ -238,7 +230,18 @@ def rotate_heads(
     Returns:
         The parts, each `[b, heads, n, e]`.
     """
-    return _RotateHeads.apply(x, rotation.cos[:, None], rotation.sin[:, None], num_rotated)  # type: ignore[no-any-return]
+    cos, sin = rotation.cos[:, None], rotation.sin[:, None]
+    if torch.compiler.is_compiling():
+        # A compiler fuses the plain formula by itself, and cannot look into writes to given memory.
+        parts = x.permute(2, 0, 3, 1, 4).unbind(0)
+        return *(_turned(part, cos, sin) for part in parts[:num_rotated]), *parts[num_rotated:]
+    return _RotateHeads.apply(x, cos, sin, num_rotated)  # type: ignore[no-any-return]
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    even, odd = x.chunk(2, dim=-1)
+    sin_even, sin_odd = sin.chunk(2, dim=-1)
+    return x * cos + torch.cat([-odd * sin_even, even * sin_odd], dim=-1)
 
 
 class _RotateHeads(torch.autograd.Function):

@@ -97,8 +97,8 @@ class ViT(nn.Module):
             "positions": positions.config if isinstance(positions, RotaryPositions) else positions,
         }
         self.patch_embed = nn.Linear(in_channels * torch.Size(self.patch_size).numel(), embed_dim)
-        self.positions = _tables(positions, embed_dim, num_heads)
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.positions = _tables(positions, embed_dim, num_heads)
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         if size is not None:
             self.grid(size)
