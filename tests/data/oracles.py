@@ -8,19 +8,21 @@ import numpy as np
 
 
 def box_of(height, width, draws, scale, ratio):
+    """Left, top, right and bottom of torchvision's RandomResizedCrop, in whole pixels."""
     for attempt in range(10):
         area = height * width * (scale[0] + draws[attempt] * (scale[1] - scale[0]))
         log_ratio = math.log(ratio[0]) + draws[10 + attempt] * (math.log(ratio[1]) - math.log(ratio[0]))
-        w, h = math.sqrt(area * math.exp(log_ratio)), math.sqrt(area / math.exp(log_ratio))
-        if w <= width and h <= height:
-            left, top = draws[20] * (width - w), draws[21] * (height - h)
+        w = round(math.sqrt(area * math.exp(log_ratio)))
+        h = round(math.sqrt(area / math.exp(log_ratio)))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = math.floor(draws[20] * (width - w + 1)), math.floor(draws[21] * (height - h + 1))
             return left, top, left + w, top + h
     w, h = width, height
     if width / height < ratio[0]:
-        h = width / ratio[0]
+        h = round(width / ratio[0])
     elif width / height > ratio[1]:
-        w = height * ratio[1]
-    left, top = (width - w) / 2, (height - h) / 2
+        w = round(height * ratio[1])
+    left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
 
 
@@ -31,22 +33,23 @@ def bicubic(x):
     return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
 
 
-def resize_line(line, start, stop, size):
+def resize_line(line, size):
     """Antialiased bicubic: the filter is stretched by the reduction and its weights add up to one."""
-    step = (stop - start) / size
+    step = len(line) / size
     stretch = max(step, 1.0)
     out = []
     for place in range(size):
-        centre = start + (place + 0.5) * step
+        centre = (place + 0.5) * step
         weights = [bicubic((pixel + 0.5 - centre) / stretch) for pixel in range(len(line))]
         out.append(sum(w * v for w, v in zip(weights, line)) / sum(weights))
     return out
 
 
 def resize(image, box, size):
+    """Cut, then resized: nothing beyond the box enters."""
     left, top, right, bottom = box
-    rows = [resize_line(row, left, right, size) for row in image.astype(np.float64)]
-    columns = [resize_line([row[place] for row in rows], top, bottom, size) for place in range(size)]
+    rows = [resize_line(row, size) for row in image[top:bottom, left:right].astype(np.float64)]
+    columns = [resize_line([row[place] for row in rows], size) for place in range(size)]
     return np.clip(np.asarray(columns).T, 0, 255)
 
 

@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from torchjepa.data import DecodeError, decode_image
+from torchjepa.data import DecodeError, decode, decode_image
 from torchjepa.data.decode import scale_to_uint8
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -113,3 +115,45 @@ def test_broken_files_say_what_is_wrong(tmp_path):
             decode_image(tmp_path / name)
     with pytest.raises(DecodeError, match="No such file"):
         decode_image(tmp_path / "missing.jpg")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(100, 77), (9, 40), (7, 5), (1, 1)])
+@pytest.mark.parametrize("options", [{"quality": 90}, {"progressive": True, "subsampling": "4:4:4"}])
+@pytest.mark.parametrize("min_size", [None, 30, 5, 1])
+def test_the_faster_decoder_gives_pillows_pixels(tmp_path, monkeypatch, mode, size, options, min_size):
+    pytest.importorskip("simplejpeg")
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 4), dtype=np.uint8)
+    picture = Image.fromarray(pixels[:, :, :3]).resize((size[0], size[1])).convert(mode)
+    path = saved(tmp_path, picture, "a.jpg", **options)
+    faster = decode_image(path, min_size)
+    monkeypatch.setattr(decode, "simplejpeg", None)
+    assert np.array_equal(faster, decode_image(path, min_size))
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_turned_jpeg_is_upright_with_and_without_the_faster_decoder(
+    tmp_path, monkeypatch, there, orientation
+):
+    if not there:
+        monkeypatch.setattr(decode, "simplejpeg", None)
+    picture = Image.new("RGB", (32, 16), "black")
+    picture.paste("white", (0, 0, 16, 16))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = decode_image(saved(tmp_path, picture, "a.jpg", exif=exif, quality=100))
+    assert image.shape == ((16, 32, 3) if orientation == 1 else (32, 16, 3))
+    assert (image[:8, :8] > 250).all()
+
+
+def test_what_the_faster_decoder_refuses_or_sizes_otherwise_is_left_to_pillow(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.new("RGB", (32, 16), RED), "a.jpg", quality=100)
+    expected = decode_image(path)
+
+    def refuse(*_, **__):
+        raise ValueError("damaged")
+
+    for decode_jpeg in (refuse, lambda *_, **__: np.zeros((8, 16, 3), dtype=np.uint8)):
+        monkeypatch.setattr(decode, "simplejpeg", SimpleNamespace(decode_jpeg=decode_jpeg))
+        assert np.array_equal(decode_image(path), expected)

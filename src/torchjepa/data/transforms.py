@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image
@@ -19,6 +20,10 @@ from torchjepa.rng import uniforms
 
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 _CROP_DRAWS = 2 * _ATTEMPTS + 3
+_CACHE_VALUES = 2**18  # 1 MB of floats, half of a usual second-level cache
+# Where torch has vector code for it, its resampling of whole numbers is five times faster than Pillow's (0.19
+# against 1.04 ms from 360 x 330 to 224 x 224, the same values but for a level); elsewhere half as fast.
+_TORCH_RESIZES = torch.backends.cpu.get_cpu_capability().startswith("AVX")
 # Crops on their way to become views: one uint8 tensor `[v, b, h, w, c]` for each size that occurs.
 Crops: TypeAlias = tuple[UInt8[Tensor, "v b h w c"], ...]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -64,9 +69,8 @@ class ViewTransform(Protocol):
 class Preprocessing:
     """What every image goes through that is not augmented, in training's judging and in deployment alike.
 
-    The largest centred square, resized to image_size with antialiased bicubic interpolation (short side to
-    image_size, then a centre crop); to RGB or gray (ITU-R 601: 0.299 R + 0.587 G + 0.114 B); then
-    (x / 255 - mean) / std.
+    The largest centred square, in whole pixels, resized to image_size with antialiased bicubic interpolation;
+    to RGB or gray (ITU-R 601: 0.299 R + 0.587 G + 0.114 B); then (x / 255 - mean) / std.
 
     Args:
         image_size: side of the result in pixels.
@@ -102,18 +106,29 @@ class Preprocessing:
         """The part before normalisation, for images of any sizes."""
         sizes = _sizes(images)
         side = sizes.min(axis=1, keepdims=True)
-        start = (sizes - side)[:, ::-1] / 2
+        start = (sizes - side)[:, ::-1] // 2
         boxes = np.concatenate([start, start + side], axis=1)
-        return torch.from_numpy(_resize(images, boxes[None], None, self))[0]
+        return _resize(images, boxes[None], None, self)[0]
 
     def normalise(self, pixels: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
         """(x / 255 - mean) / std, channels first."""
-        return self.standardise(to_values(pixels))
+        planes = pixels.permute(0, 3, 1, 2)
+        out = torch.empty(planes.shape, device=pixels.device)
+        # A few images at a time go through all four passes while they are in the processor's cache: 0.22 against
+        # 0.37 ms for 3 x 224 x 224.
+        rows = (
+            max(1, _CACHE_VALUES // max(1, planes[0:1].numel())) if pixels.device.type == "cpu" else len(out)
+        )
+        for part, source in zip(out.split(rows), planes.split(rows), strict=True):
+            self.standardise(part.copy_(source).div_(255))
+        return out
 
     def standardise(self, values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """(x - mean) / std for values in [0, 1]."""
-        mean, std = values.new_tensor(self.mean)[:, None, None], values.new_tensor(self.std)[:, None, None]
-        return (values - mean).div_(std)
+        """(x - mean) / std for values in [0, 1], which are overwritten."""
+        # Plain numbers: a tensor of them would be copied to the device, which waits for it, for every batch.
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+            values[:, channel].sub_(mean).div_(std)
+        return values
 
 
 @dataclass(frozen=True)
@@ -210,7 +225,8 @@ def coloured(
 
 def to_values(pixels: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
     """Values in [0, 1], channels first, in memory too: changes of colour work on planes."""
-    return pixels.permute(0, 3, 1, 2).contiguous().float().div_(255)
+    planes = pixels.permute(0, 3, 1, 2)
+    return planes.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 def check_crop(scale: tuple[float, float], ratio: tuple[float, float], flip_probability: float) -> None:
@@ -246,7 +262,7 @@ def random_crops(
     draws = [keys.draw("crop", view, num=_CROP_DRAWS) for view in views]
     boxes = np.stack([crop_boxes(_sizes(images), draw, scale, ratio) for draw in draws])
     flips = np.stack([draw[:, -1] < flip_probability for draw in draws])
-    return torch.from_numpy(_resize(images, boxes, flips, preprocessing))
+    return _resize(images, boxes, flips, preprocessing)
 
 
 def crop_boxes(
@@ -254,12 +270,12 @@ def crop_boxes(
     draws: NDArray[np.float64],
     scale: tuple[float, float],
     ratio: tuple[float, float],
-) -> NDArray[np.float64]:
-    """The boxes of RandomResizedCrop, not rounded to pixels.
+) -> NDArray[np.int64]:
+    """The boxes of RandomResizedCrop, in whole pixels as published.
 
     Ten tries of area = H W (s0 + u (s1 - s0)), ratio r = exp(log r0 + u' (log r1 - log r0)), width
-    sqrt(area r), height sqrt(area / r); the first that fits, at a place drawn uniformly. If none fits, the
-    largest centred box whose ratio is in the range.
+    round(sqrt(area r)), height round(sqrt(area / r)); the first that fits, at a place drawn uniformly. If none
+    fits, the largest centred box whose ratio is in the range.
 
     Args:
         sizes: height and width of each image, `[b, 2]`.
@@ -268,22 +284,24 @@ def crop_boxes(
         ratio: range of width / height.
 
     Returns:
-        left, top, right, bottom in pixels, float64 `[b, 4]`.
+        left, top, right, bottom in pixels, int64 `[b, 4]`, right and bottom excluded.
     """
-    height, width = sizes[:, 0].astype(np.float64), sizes[:, 1].astype(np.float64)
+    height, width = sizes[:, 0], sizes[:, 1]
     area = (height * width)[:, None] * (scale[0] + draws[:, :_ATTEMPTS] * (scale[1] - scale[0]))
     low, high = np.log(ratio)
     shape = np.exp(low + draws[:, _ATTEMPTS : 2 * _ATTEMPTS] * (high - low))
-    widths, heights = np.sqrt(area * shape), np.sqrt(area / shape)
-    fits = (widths <= width[:, None]) & (heights <= height[:, None])
+    widths, heights = np.rint(np.sqrt(area * shape)), np.rint(np.sqrt(area / shape))
+    fits = (widths >= 1) & (widths <= width[:, None]) & (heights >= 1) & (heights <= height[:, None])
     first, rows = fits.argmax(axis=1), np.arange(len(sizes))
     found = fits.any(axis=1)
-    w = np.where(found, widths[rows, first], np.minimum(width, height * ratio[1]))
-    h = np.where(found, heights[rows, first], np.minimum(height, width / ratio[0]))
-    left = np.where(found, draws[:, 2 * _ATTEMPTS], 0.5) * (width - w)
-    top = np.where(found, draws[:, 2 * _ATTEMPTS + 1], 0.5) * (height - h)
-    # left + (width - left) may round to a hair beyond the edge, which Pillow refuses.
-    return np.stack([left, top, np.minimum(left + w, width), np.minimum(top + h, height)], axis=1)
+    widest, highest = np.rint(height * ratio[1]).clip(1, width), np.rint(width / ratio[0]).clip(1, height)
+    w = np.where(found, widths[rows, first], widest).astype(np.int64)
+    h = np.where(found, heights[rows, first], highest).astype(np.int64)
+    left, top = (
+        np.where(found, (draw * (room + 1)).astype(np.int64), room // 2)
+        for draw, room in ((draws[:, 2 * _ATTEMPTS], width - w), (draws[:, 2 * _ATTEMPTS + 1], height - h))
+    )
+    return np.stack([left, top, left + w, top + h], axis=1)
 
 
 def _sizes(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
@@ -292,36 +310,40 @@ def _sizes(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
 
 def _resize(
     images: Sequence[NDArray[np.uint8]],
-    boxes: NDArray[np.float64],
+    boxes: NDArray[np.int64],
     flips: NDArray[np.bool_] | None,
     preprocessing: Preprocessing,
-) -> NDArray[np.uint8]:
-    # Image by image through Pillow's fixed-point resampling: the same bits whatever the batch, and even at
-    # 32 x 32 faster than resampling the batch with matrices (14 against 25 ms for two views of 256 images).
+) -> UInt8[Tensor, "v b h w c"]:
+    # Image by image in whole numbers: the same bits whatever the batch.
     side, channels = preprocessing.image_size, preprocessing.num_channels
-    out = np.empty((len(boxes), len(images), side, side, channels), dtype=np.uint8)
+    out = torch.empty(len(boxes), len(images), side, side, channels, dtype=torch.uint8)
     corners = boxes.tolist()
     for index, image in enumerate(images):
-        planes = _planes(image, channels)
+        pixels = _match_channels(image, channels)
         for view in range(len(boxes)):
-            box = corners[view][index]
+            left, top, right, bottom = corners[view][index]
+            crop = _resize_crop(pixels[top:bottom, left:right], side)
             flip = flips is not None and flips[view, index]
-            for first, plane in planes:
-                pixels = np.asarray(plane.resize((side, side), Image.Resampling.BICUBIC, box=box))
-                pixels = pixels.reshape(side, side, -1)
-                out[view, index, :, :, first : first + pixels.shape[2]] = pixels[:, ::-1] if flip else pixels
+            out[view, index] = crop.flip(1) if flip else crop  # gray into RGB is repeated
     return out
 
 
-def _planes(image: NDArray[np.uint8], channels: int) -> list[tuple[int, Image.Image]]:
-    # Pillow images that together hold the wanted channels, each with the channel it starts at.
+def _resize_crop(pixels: NDArray[np.uint8], side: int) -> UInt8[Tensor, "h w c"]:
+    if pixels.shape[2] in (1, 3) and not _TORCH_RESIZES:
+        crop = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        resized = np.array(crop.resize((side, side), Image.Resampling.BICUBIC))
+        return torch.from_numpy(resized.reshape(side, side, -1))
+    # Copied to be whole, and because torch takes no read-only memory, as that of a mapped file is.
+    batch = torch.from_numpy(np.array(pixels, order="C")[None]).permute(0, 3, 1, 2)
+    return F.interpolate(batch, (side, side), mode="bicubic", antialias=True)[0].permute(1, 2, 0)
+
+
+def _match_channels(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
     own = image.shape[2]
-    if own == channels and own not in (1, 3):
-        return [(index, Image.fromarray(np.ascontiguousarray(image[:, :, index]))) for index in range(own)]
-    if own not in (1, 3) or channels not in (1, 3):
+    if own == channels or (own, channels) == (1, 3):
+        return image
+    if (own, channels) != (3, 1):
         raise DataError(
             f"images of {own} channels cannot become {channels}; only gray and RGB change into each other."
         )
-    picture = Image.fromarray(image[:, :, 0] if own == 1 else image)
-    wanted = "L" if channels == 1 else "RGB"
-    return [(0, picture if picture.mode == wanted else picture.convert(wanted))]
+    return np.asarray(Image.fromarray(image).convert("L"))[:, :, None]
