@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchjepa.evaluation import Features, knn_accuracy, knn_predict, nearest, neighbours
 
@@ -68,6 +69,127 @@ def test_chunks_change_nothing(monkeypatch):
     pieces = nearest(test.features, train.features, 5)
     assert torch.equal(whole[1], pieces[1])
     torch.testing.assert_close(whole[0], pieces[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 700),
+    k=st.integers(1, 20),
+    values=st.sampled_from([3, 1000]),
+    group=st.integers(2, 9),
+    seed=st.integers(0, 99),
+)
+def test_the_largest_are_those_of_a_full_sort(n, k, values, group, seed):
+    # Few values: many ties, also at the edge of what is taken. Small groups: many levels of maxima.
+    generator = torch.Generator().manual_seed(seed)
+    similarity = torch.randint(values, (4, n), generator=generator).float() - values / 2
+    k = min(k, n)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "_GROUP", group)
+        found, columns = neighbours._largest(similarity, k)
+    wanted = -np.sort(-similarity.numpy(), axis=1)[:, :k]
+    assert np.array_equal(found.numpy(), wanted)
+    assert torch.equal(similarity.gather(1, columns), found)
+    assert all(len(set(row)) == k for row in columns.tolist())
+
+
+def spread_out(n: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(n, 24, generator=generator)
+
+
+def far_from_the_origin(n: int, generator: torch.Generator) -> torch.Tensor:
+    return 50 + torch.randn(n, 24, generator=generator)
+
+
+def in_tight_clusters(n: int, generator: torch.Generator) -> torch.Tensor:
+    centres = torch.randn(5, 24, generator=torch.Generator().manual_seed(9))
+    return centres[torch.randint(5, (n,), generator=generator)] + 1e-3 * torch.randn(
+        n, 24, generator=generator
+    )
+
+
+def twice_the_same(n: int, generator: torch.Generator) -> torch.Tensor:
+    few = torch.randn(n // 20, 24, generator=generator)
+    return few[torch.randint(len(few), (n,), generator=generator)]
+
+
+def with_zeros_and_one_giant(n: int, generator: torch.Generator) -> torch.Tensor:
+    x = torch.randn(n, 24, generator=generator)
+    x[::7], x[3] = 0.0, 1e18
+    return x
+
+
+@pytest.mark.parametrize(
+    "features", [spread_out, far_from_the_origin, in_tight_clusters, twice_the_same, with_zeros_and_one_giant]
+)
+@pytest.mark.parametrize("rounds", [True, False])
+def test_neighbours_are_those_of_float64_with_and_without_rounding(monkeypatch, features, rounds):
+    monkeypatch.setattr(neighbours, "_pays_to_round", lambda *_: rounds)
+    monkeypatch.setattr(neighbours, "_ROUNDED_QUERIES_AT_ONCE", 50)
+    generator = torch.Generator().manual_seed(0)
+    bank, queries = features(1500, generator), features(170, generator)
+    similarity, rows = nearest(queries, bank, 7)
+    x, q = bank.double().numpy(), queries.double().numpy()
+    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    q /= np.maximum(np.linalg.norm(q, axis=1, keepdims=True), 1e-12)
+    exact = q @ x.T
+    wanted = -np.sort(-exact, axis=1)[:, :7]
+    np.testing.assert_allclose(similarity.numpy(), wanted, atol=2e-6)
+    np.testing.assert_allclose(np.take_along_axis(exact, rows.numpy(), axis=1), wanted, atol=2e-6)
+    assert all(len(set(row)) == 7 for row in rows.tolist())
+
+
+@pytest.mark.parametrize("features", [spread_out, far_from_the_origin, in_tight_clusters])
+def test_the_bound_on_rounding_holds_and_is_no_wider_than_needed(features):
+    generator = torch.Generator().manual_seed(1)
+    bank, queries = (torch.nn.functional.normalize(features(n, generator)) for n in (2000, 100))
+    scores, errors = neighbours._Rounded(bank, 5, len(queries)).scores(queries)
+    mean = bank.mean(dim=0).double()
+    exact = queries.double() @ bank.double().T - (queries.double() @ mean)[:, None]
+    apart = (scores.double() - exact).abs()
+    allowed = errors.double()[:, None] + neighbours._BFLOAT16_UNIT * scores.double().abs()
+    assert bool((apart <= allowed).all())
+    assert float((apart / allowed).max()) > 0.05
+
+
+def test_what_bfloat16_cannot_tell_apart_is_compared_in_float32(monkeypatch):
+    asked: list[int] = []
+    compare = neighbours._Whole.nearest
+    monkeypatch.setattr(neighbours, "_pays_to_round", lambda *_: True)
+    monkeypatch.setattr(neighbours, "_ROUNDED_QUERIES_AT_ONCE", 50)
+    monkeypatch.setattr(
+        neighbours._Whole, "nearest", lambda self, rows: asked.append(len(rows)) or compare(self, rows)
+    )
+    generator = torch.Generator().manual_seed(0)
+    nearest(spread_out(100, generator), spread_out(1500, generator), 2)
+    assert asked == []
+    # The first chunk shows that it does not help; the second is not rounded any more.
+    nearest(in_tight_clusters(100, generator), in_tight_clusters(1500, generator), 2)
+    assert asked == [50, 50]
+
+
+class LargestTensor(TorchDispatchMode):
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for each in result if isinstance(result, (tuple, list)) else [result]:
+            self.numel = max(self.numel, each.numel() if isinstance(each, torch.Tensor) else 0)
+        return result
+
+
+@pytest.mark.parametrize("rounds", [True, False])
+def test_no_tensor_grows_with_queries_times_bank(monkeypatch, rounds):
+    monkeypatch.setattr(neighbours, "_pays_to_round", lambda *_: rounds)
+    monkeypatch.setattr(neighbours, "_SIMILARITIES_HELD", 2000 * 64)
+    generator = torch.Generator().manual_seed(0)
+    bank = spread_out(2000, generator)
+    sizes = []
+    for num in (64, 2000):
+        with LargestTensor() as largest:
+            nearest(spread_out(num, generator), bank, 5)
+        sizes.append(largest.numel)
+    assert sizes[0] == sizes[1] == 2000 * 64
 
 
 @settings(max_examples=25, deadline=None)
