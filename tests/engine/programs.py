@@ -124,7 +124,7 @@ def probe(folder: str, **arguments: Any) -> None:
 
 
 def watch_update(folder: str, *, kind: str, settings: dict[str, Any]) -> None:
-    """Two updates; every rank leaves what it said and heard in the second, and how its tensors lie."""
+    """Three updates; every rank leaves what it said and heard in the third, and how its tensors lie."""
     from torchjepa.engine.devices import launch
     from torchjepa.engine.sharding import local
     from torchjepa.engine.step import Stepper
@@ -138,13 +138,14 @@ def watch_update(folder: str, *, kind: str, settings: dict[str, Any]) -> None:
         joined.NUM_SAMPLES,
         8,
         seed=0,
-        total_steps=2,
+        total_steps=3,
         accumulate=stepper._settings.accumulate,
         rank=rank,
         world_size=size,
     )
     stream = joined.Pictures("float32")(sampler, fabric.device)
-    stepper.update(stream, 0)
+    for step in range(2):  # in the second DDP still arranges its buckets
+        stepper.update(stream, step)
     moves, all_of_it = Traffic(), Traffic()
     after_step = stepper.trained.after_step
 
@@ -154,7 +155,7 @@ def watch_update(folder: str, *, kind: str, settings: dict[str, Any]) -> None:
 
     stepper.trained.after_step = watched
     with all_of_it:
-        stepper.update(stream, 1)
+        stepper.update(stream, 2)
     layout = {
         name: [list(value.shape), list(local(value).shape)]
         for name, value in stepper.trained.state_dict().items()

@@ -24,6 +24,7 @@ from torchjepa.engine.devices import launch
         ("betas", (0.9, 1.0), r"betas must be two numbers in \[0, 1\), got \(0.9, 1.0\)"),
         ("eps", 0.0, "eps must be above 0"),
         ("clip_grad", 0.0, "clip_grad must be a number above 0, got 0.0; None"),
+        ("strategy", "fdsp", "strategy must be one of .*; did you mean 'fsdp'"),
         (
             "learning_rate",
             1e-3,
@@ -48,3 +49,10 @@ def test_float16_on_a_cpu_is_refused_with_a_reason() -> None:
 def test_what_is_due() -> None:
     some = settings(total_steps=10)
     assert [step for step in range(10) if some.last_or_every(step, 4)] == [3, 7, 9]
+
+
+def test_fsdp_does_not_scale_losses():
+    with pytest.raises(
+        ValueError, match="strategy fsdp does not scale losses, which precision 16-mixed needs"
+    ):
+        settings(strategy="fsdp", precision="16-mixed")
