@@ -53,7 +53,9 @@ def main() -> int:
         if row.fallen:
             assert row.timing is not None
             low, high = row.timing.interval
-            print(f"FALLEN: {row.topic}, {row.spec.name}: {low:.2f} to {high:.2f}, the bar is {row.spec.bar:g}")
+            print(
+                f"FALLEN: {row.topic}, {row.spec.name}: {low:.2f} to {high:.2f}, the bar is {row.spec.bar:g}"
+            )
     return int(any(row.fallen for row in rows))
 
 
@@ -65,7 +67,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"among {', '.join(known)}; default all")
     parser.add_argument("--vs", metavar="PEER", help="only rows against this peer")
     parser.add_argument("--only", metavar="TEXT", help="only rows whose name contains this text")
-    parser.add_argument("--short", action="store_true", help="only rows with a bar; fail where one has fallen")
+    parser.add_argument(
+        "--short", action="store_true", help="only rows with a bar; fail where one has fallen"
+    )
     parser.add_argument("--pairs", type=int, help="samples of each, in place of each row's own number")
     parser.add_argument("--list", action="store_true", help="say what there is")
     parser.add_argument("--json", metavar="FILE", help="write all figures to this file")
@@ -88,9 +92,7 @@ def _chosen(options: argparse.Namespace) -> Iterator[tuple[str, Comparison | Pea
                 yield topic, spec
 
 
-def _measure(
-    topic: str, specs: list[Comparison | Peak], pairs: int | None, console: Console
-) -> list[Row]:
+def _measure(topic: str, specs: list[Comparison | Peak], pairs: int | None, console: Console) -> list[Row]:
     doc = importlib.import_module(f"benchmarks.topics.{topic}").__doc__ or topic
     table, rows = new_table(doc.strip().splitlines()[0]), []
     with console.status("") as status:

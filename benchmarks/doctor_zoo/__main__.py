@@ -13,12 +13,12 @@ import sys
 from typing import Any
 
 import torch
+
 from benchmarks.doctor_zoo.case import Case
 from benchmarks.doctor_zoo.cases import CASES
 from benchmarks.doctor_zoo.control import control_table
 from benchmarks.doctor_zoo.store import Store
 from benchmarks.doctor_zoo.table import Outcome, page, write
-
 from torchjepa.evaluation.doctor import diagnose
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from benchmarks.doctor_zoo.case import Case
 from benchmarks.doctor_zoo.store import Store
 from benchmarks.doctor_zoo.table import Outcome, markdown
-from torch import Tensor
-
 from torchjepa.evaluation.doctor import diagnose
 from torchjepa.evaluation.spectrum import attainable_rank, effective_rank, rankme
 

@@ -20,7 +20,6 @@ from benchmarks.doctor_zoo.proofs import (
     vanished,
 )
 from benchmarks.doctor_zoo.training import Training
-
 from torchjepa.collapse import WMSE, BarlowTwins, LeJEPA, VICReg
 from torchjepa.nn.pooling import MeanMaxPool
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from benchmarks.doctor_zoo.case import Material
 from benchmarks.doctor_zoo.data import DigitBatches, Nuisance, digits, judged
 from benchmarks.doctor_zoo.training import Training, apply, fit, pooled, score, untrained
-from torch import Tensor, nn
-
 from torchjepa import rng
 from torchjepa.ema import EMA
 from torchjepa.energy import SmoothL1Energy

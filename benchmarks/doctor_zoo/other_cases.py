@@ -20,7 +20,6 @@ from benchmarks.doctor_zoo.proofs import (
 )
 from benchmarks.doctor_zoo.training import Training
 from benchmarks.doctor_zoo.video import Video
-
 from torchjepa.collapse import SIGReg, VCReg, VICReg
 from torchjepa.ema import EMA
 from torchjepa.models import LayerNormTargets

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from benchmarks.doctor_zoo.case import Material, Proof
 from torch import Tensor
+
+from benchmarks.doctor_zoo.case import Material, Proof
 
 LEAD = 0.10  # accuracy above the untrained encoder's that counts as having learned
 Judge = Callable[[Material], Proof]

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.doctor_zoo.case import Case, Material, Scores
 from torch import Tensor
 
 import torchjepa
+from benchmarks.doctor_zoo.case import Case, Material, Scores
 
 _ROOMS = (
     "collapse",

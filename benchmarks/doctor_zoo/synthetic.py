@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from benchmarks.doctor_zoo.case import (
     COMPLETE,
     COPIES,
@@ -19,8 +21,6 @@ from benchmarks.doctor_zoo.case import (
     Material,
 )
 from benchmarks.doctor_zoo.proofs import Judge, alike, constant, constructed, copies, drifts, few, narrow
-from torch import Tensor
-
 from torchjepa.evaluation import measure_health
 from torchjepa.rng import generator
 

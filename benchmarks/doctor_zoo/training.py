@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.doctor_zoo.case import Scores
-from benchmarks.doctor_zoo.data import Nuisance, digits, judged
 from torch import Tensor, nn
 
+from benchmarks.doctor_zoo.case import Scores
+from benchmarks.doctor_zoo.data import Nuisance, digits, judged
 from torchjepa.engine import DivergedError, RunFolder, TrainSettings, train
 from torchjepa.engine.hooks import Health, MetricsFile
 from torchjepa.evaluation import Features, knn_accuracy, linear_accuracy, measure_health

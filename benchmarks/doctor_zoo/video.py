@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from benchmarks.doctor_zoo.case import Material
 from benchmarks.doctor_zoo.data import SIDE, DigitBatches, Nuisance, digits, place
 from benchmarks.doctor_zoo.joint import conv
 from benchmarks.doctor_zoo.training import Training, fit, score, untrained
-from torch import Tensor, nn
-
 from torchjepa import rng
 from torchjepa.collapse import named_terms
 from torchjepa.nn import Projector

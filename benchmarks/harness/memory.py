@@ -1,6 +1,6 @@
 """Peak memory of a call, in a process of its own.
 
-    python -m benchmarks.harness.memory MODULE:FUNCTION    prints the growth of the peak resident set in bytes
+python -m benchmarks.harness.memory MODULE:FUNCTION    prints the growth of the peak resident set in bytes
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ def peak_growth(function: str, threads: int = 2) -> int:
         RuntimeError: the process failed; the end of what it said.
     """
     command = [sys.executable, "-m", __spec__.name, function]  # type: ignore[name-defined]
-    # Freed blocks of up to 32 MiB would otherwise be kept by the allocator, more or fewer from run to run.
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "MALLOC_MMAP_THRESHOLD_": "65536"}
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     root = Path(__file__).parents[2]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=root)
     if done.returncode:

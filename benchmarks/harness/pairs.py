@@ -18,7 +18,9 @@ import torch
 
 from benchmarks.harness.comparison import Comparison, Contenders
 
-_LEAST_SECONDS = 5e-3  # of one sample: shorter calls are timed several at once, or the clock is what is measured
+_LEAST_SECONDS = (
+    5e-3  # of one sample: shorter calls are timed several at once, or the clock is what is measured
+)
 
 
 @dataclass(frozen=True)

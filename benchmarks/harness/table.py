@@ -75,7 +75,12 @@ class Row:
         """All figures of the row."""
         spec, timing = self.spec, self.timing
         kind = "bytes" if timing is None else "seconds"
-        figures: dict[str, Any] = {"ours": self.ours, "theirs": self.theirs, "unit": kind, "ratio": self.ratio}
+        figures: dict[str, Any] = {
+            "ours": self.ours,
+            "theirs": self.theirs,
+            "unit": kind,
+            "ratio": self.ratio,
+        }
         if timing is not None:
             figures |= {
                 "interval": timing.interval,
@@ -85,7 +90,14 @@ class Row:
                 "seconds": dict(timing.seconds),
             }
         goals = {name: getattr(spec, name, None) for name in ("goal", "limit_goal", "bar")}
-        return {"topic": self.topic, "name": spec.name, "peer": spec.peer, **figures, **goals, "met": self.reached}
+        return {
+            "topic": self.topic,
+            "name": spec.name,
+            "peer": spec.peer,
+            **figures,
+            **goals,
+            "met": self.reached,
+        }
 
 
 def new_table(title: str) -> Table:

@@ -7,22 +7,21 @@ two batches: the engine's own step, lightning-fabric included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from benchmarks.harness import Comparison, Contenders, count_products, products, relative_distance
-from benchmarks.peers import ijepa as official
 from torch import Tensor, nn
 
+from benchmarks.harness import Comparison, Contenders, count_products, products, relative_distance
+from benchmarks.peers import ijepa as official
 from torchjepa.ema import EMA
 from torchjepa.engine.devices import launch
 from torchjepa.engine.settings import TrainSettings
 from torchjepa.engine.step import Stepper
 from torchjepa.masking import MultiBlockMasking
 from torchjepa.models import IJEPA
-from torchjepa.nn import Predictor, ViT
-SharedContextPredictor = Predictor
+from torchjepa.nn import Predictor, SharedContextPredictor, ViT
 from torchjepa.nn.positions import sincos_positions
 from torchjepa.types import Batch, Grid, Masks
 
@@ -122,9 +121,11 @@ class OurStep:
 
 
 class OfficialStep:
-    """The published step with the weights of ours."""
+    """The published step with the weights of our encoder and predictor."""
 
-    def __init__(self, setting: Setting, ours: OurStep, autocast: bool) -> None:
+    def __init__(
+        self, setting: Setting, weights: tuple[Mapping[str, Tensor], Mapping[str, Tensor]], autocast: bool
+    ) -> None:
         sizes = (setting.grid, setting.dim), (setting.grid, setting.predictor_dim)
         of_encoder, of_predictor = (sincos_positions(grid, dim).float() for grid, dim in sizes)
         encoder = official.Encoder(
@@ -137,8 +138,8 @@ class OfficialStep:
             setting.predictor_heads,
             of_predictor,
         )
-        official.load(encoder, ours.learner.encoder.state_dict())
-        official.load(predictor, ours.learner.predictor.state_dict())
+        official.load(encoder, weights[0])
+        official.load(predictor, weights[1])
         self.trainer = official.Trainer(
             encoder,
             predictor,
@@ -149,8 +150,19 @@ class OfficialStep:
         )
         self.images, self.masks = setting.images(), setting.masks()
 
+    @classmethod
+    def alone(cls, setting: Setting) -> OfficialStep:
+        """In float32, with weights drawn as ours are, and nothing of ours left in memory."""
+        weights = setting.encoder().state_dict(), setting.predictor().state_dict()
+        return cls(setting, weights, autocast=False)
+
     def __call__(self) -> Tensor:
         return self.trainer.step(self.images, self.masks.context, self.masks.targets)
+
+
+def warm_up(make: Callable[[Setting], Callable[[], object]]) -> None:
+    """Let libraries load and thread pools start, on a step of nothing much."""
+    make(Setting("", 64, 8, 2, dim=24, depth=1, predictor_dim=24, predictor_depth=1))()
 
 
 def build(
@@ -168,7 +180,10 @@ def build(
         predictor: of ours.
     """
     ours = OurStep(setting, precision, predictor)
-    peer = OfficialStep(setting, ours, peer_autocast)
+    weights = ours.learner.encoder.state_dict(), ours.learner.predictor.state_dict()
+    if predictor is not Predictor:
+        weights = weights[0], setting.predictor().state_dict()
+    peer = OfficialStep(setting, weights, peer_autocast)
     # Another predictor is another model: there is nothing to compare.
     deviation = None
     if predictor is Predictor:
@@ -211,5 +226,9 @@ def comparisons() -> Iterator[Comparison]:
         )
     for setting in (WIDE_224, SMALL_224):
         yield Comparison(
-            f"float32, {setting.name}", "official", lambda setting=setting: build(setting), tolerance=1e-5, pairs=7
+            f"float32, {setting.name}",
+            "official",
+            lambda setting=setting: build(setting),
+            tolerance=1e-5,
+            pairs=7,
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import TYPE_CHECKING
 
 import torch
 
 from torchjepa import dist
+from torchjepa.engine.host_memory import keep_freed_memory
 from torchjepa.engine.settings import TrainSettings
 from torchjepa.engine.sharding import shard
 
@@ -69,6 +71,8 @@ def launch(settings: TrainSettings) -> Fabric:
         precision="32-true" if settings.precision == "32" else settings.precision,  # type: ignore[arg-type]
     )
     fabric.launch()
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     if dist.world_size() != fabric.world_size:
         raise ValueError(
             f"A process group of {dist.world_size()} is already up, but devices and num_nodes give "
@@ -90,10 +94,11 @@ def _strategy(settings: TrainSettings, num_processes: int) -> Strategy | str:
             tensor_parallel_size=1,
         )
     # Buffers are equal on all ranks by construction (global batch norm, EMA), so broadcasting them every
-    # step would only cost time.
+    # step would only cost time. torch 2.13 has another word for it and warns of the old one.
+    words = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters
+    broadcast = "forward_sync_buffers" if "forward_sync_buffers" in words else "broadcast_buffers"
     return DDPStrategy(
-        broadcast_buffers=False,
-        find_unused_parameters=settings.strategy == "ddp_find_unused_parameters_true",
+        find_unused_parameters=settings.strategy == "ddp_find_unused_parameters_true", **{broadcast: False}
     )
 
 
