@@ -20,6 +20,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyperf
 import torch
@@ -80,20 +81,26 @@ def _options() -> argparse.Namespace:
             parser.error(f"no topic {topic!r}; there are {', '.join(known)}.")
     if options.pairs is not None and options.pairs < 1:
         parser.error(f"--pairs must be at least 1, got {options.pairs}.")
-    options.topics = options.topics or known
+    options.topics = options.topics or [
+        name for name in known if not getattr(_topic(name), "ON_REQUEST", False)
+    ]
     return options
+
+
+def _topic(name: str) -> Any:
+    return importlib.import_module(f"benchmarks.topics.{name}")
 
 
 def _chosen(options: argparse.Namespace) -> Iterator[tuple[str, Comparison | Peak]]:
     for topic in options.topics:
-        for spec in importlib.import_module(f"benchmarks.topics.{topic}").comparisons():
+        for spec in _topic(topic).comparisons():
             wanted = options.vs in (None, spec.peer) and (options.only or "") in spec.name
             if wanted and not (options.short and getattr(spec, "bar", None) is None):
                 yield topic, spec
 
 
 def _measure(topic: str, specs: list[Comparison | Peak], pairs: int | None, console: Console) -> list[Row]:
-    doc = importlib.import_module(f"benchmarks.topics.{topic}").__doc__ or topic
+    doc = _topic(topic).__doc__ or topic
     table, rows = new_table(doc.strip().splitlines()[0]), []
     with console.status("") as status:
         for spec in specs:

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from benchmarks.collapse import published_sigreg
+from benchmarks.peers.collapse import published_sigreg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
