@@ -5,6 +5,7 @@ The engine knows no model: a learner gives `loss`, `after_step`, `encode` and `s
 
 from torchjepa.engine.checkpoint import Checkpoint, find_fault, list_checkpoints, newest_checkpoint
 from torchjepa.engine.devices import is_main_process, resolve_precision
+from torchjepa.engine.estimate import Footprint, Speed, follow_update, time_updates
 from torchjepa.engine.hooks import Doctor, Health, MetricsFile, Probe, Progress, TensorBoard
 from torchjepa.engine.loop import train
 from torchjepa.engine.run import Run, RunFolder, TrainResult, write_json
@@ -16,6 +17,7 @@ __all__ = [
     "Checkpoint",
     "DivergedError",
     "Doctor",
+    "Footprint",
     "Health",
     "KeyedSampler",
     "MetricsFile",
@@ -23,14 +25,17 @@ __all__ = [
     "Progress",
     "Run",
     "RunFolder",
+    "Speed",
     "TensorBoard",
     "TrainResult",
     "TrainSettings",
     "find_fault",
+    "follow_update",
     "is_main_process",
     "list_checkpoints",
     "newest_checkpoint",
     "resolve_precision",
+    "time_updates",
     "train",
     "write_json",
 ]
