@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchjepa.nn import ViT, sincos_positions
+from torchjepa.nn import RotaryPositions, ViT, sincos_positions
 from torchjepa.types import Encoder, Grid
 
 # Analytic counts without positions; within 1 % of the published ones (in millions).
@@ -155,8 +155,9 @@ def test_image_size_of_several_axes_spreads_one_patch():
     assert small_vit(image_size=(8, 16)).config["positions"] == "wh"
 
 
-def test_an_export_equals_the_network_and_leaves_nothing_behind():
-    vit, x = small_vit(), torch.randn(2, 3, 8, 8)
+@pytest.mark.parametrize("positions", ["wh", "rope"])
+def test_an_export_equals_the_network_and_leaves_nothing_behind(positions):
+    vit, x = small_vit(positions=positions, init_std=0.3), torch.randn(2, 3, 8, 8)
     exported = torch.export.export(vit, (x,)).module()
     torch.testing.assert_close(exported(x), vit(x))
 
@@ -171,10 +172,70 @@ def test_compiles_to_one_graph():
         "predictor = Predictor(encoder_dim=16, embed_dim=8, depth=2, num_heads=2);"
         "model = lambda: predictor(vit(x, ids), ids, targets, Grid(h=2, w=2));"
         "compiled = torch.compile(model, backend='eager', fullgraph=True);"
-        "torch.testing.assert_close(compiled(), model())"
+        "torch.testing.assert_close(compiled(), model());"
+        "rotary = ViT(patch_size=4, embed_dim=16, depth=2, num_heads=2, positions='rope');"
+        "compiled = torch.compile(rotary, backend='aot_eager', fullgraph=True);"
+        "gradient = lambda vit: torch.autograd.grad(vit(x, ids).sin().sum(), list(rotary.parameters()));"
+        "torch.testing.assert_close(gradient(compiled), gradient(rotary))"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_positions_are_not_in_the_weights():
     assert not [name for name in small_vit().state_dict() if "pos" in name]
+
+
+@pytest.mark.parametrize(
+    ("patch", "size"), [((4,), (20,)), (4, (8, 12)), ((2, 4, 4), (6, 8, 12))], ids=["1-d", "2-d", "3-d"]
+)
+def test_rotary_positions_on_any_grid(patch, size):
+    vit = small_vit(patch_size=patch, positions="rope", init_std=0.3)
+    x = torch.randn(2, 3, *size)
+    dense = vit(x)
+    order = torch.stack([torch.randperm(dense.shape[1]) for _ in range(2)])
+    expected = dense[torch.arange(2)[:, None], order]
+    torch.testing.assert_close(vit(x, order), expected, atol=1e-5, rtol=1e-5)
+    torch.nn.init.zeros_(vit.patch_embed.weight)
+    assert vit(x).std(dim=1).max() < 1e-5, "positions turn queries and keys and add nothing"
+
+
+def test_a_picture_is_a_clip_of_one_frame():
+    flat = small_vit(positions="rope", init_std=0.3)
+    clip = small_vit(patch_size=(1, 4, 4), positions="rope")
+    clip.load_state_dict(flat.state_dict())
+    x = torch.randn(2, 3, 8, 12)
+    torch.testing.assert_close(flat(x), clip(x[:, :, None]))
+
+
+def test_hidden_patches_do_not_move_the_others():
+    vit = small_vit(patch_size=(2, 4, 4), positions="rope", init_std=0.3)
+    x, ids = torch.randn(1, 3, 4, 8, 8), torch.tensor([[1, 6]])
+    changed = x.clone()
+    changed[:, :, :2, :4, :4] = torch.nan
+    torch.testing.assert_close(vit(changed, ids), vit(x, ids))
+    assert not torch.allclose(vit(x, ids)[0, 0], vit(x)[0, 1], atol=1e-3)
+
+
+def test_rotary_config_builds_the_network_again():
+    vit = small_vit(positions=RotaryPositions(pairing="released", trained_grid=(None, 2, 2)))
+    again = ViT(**json.loads(json.dumps(vit.config)))
+    assert again.config == vit.config
+    again.load_state_dict(vit.state_dict())
+    x = torch.randn(1, 3, 8, 12)
+    torch.testing.assert_close(again(x), vit(x), rtol=0, atol=0)
+    assert small_vit(positions="rope").config == small_vit(positions=RotaryPositions()).config
+
+
+@pytest.mark.parametrize("pairing", ["correct", "released"])
+def test_rotary_network_in_bfloat16_is_close(pairing):
+    # Angles are taken in float64 and only their sines and cosines rounded: place 40 is as good as place 0.
+    positions = RotaryPositions(pairing=pairing)
+    vit = small_vit(patch_size=(1, 2), embed_dim=64, positions=positions, init_std=0.1)
+    x = torch.randn(2, 3, 1, 80)
+    exact = vit(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = vit(x)
+    for low in (mixed, vit.bfloat16()(x.bfloat16())):
+        assert low.dtype == torch.bfloat16
+        errors = (low.float() - exact).norm(dim=2) / exact.norm(dim=2)
+        assert errors.max() < 0.03
