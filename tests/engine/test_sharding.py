@@ -251,10 +251,11 @@ def test_bfloat16_gives_the_losses_of_one_process(server: Server, tmp_path: Path
 
 @pytest.mark.slow
 def test_the_command_runs_under_torchrun_and_goes_on_alone(tmp_path: Path) -> None:
-    options = "--accelerator cpu --precision 32 --steps 6 --batch-size 16 --log-every 1 --checkpoint-every 3"
-    recipe = (
-        f"train ijepa-digits {options} --probe-every 3 --doctor-every 0 --no-judge --runs {tmp_path}".split()
+    options = (
+        "--accelerator cpu --precision 32 --steps 6 --batch-size 16 --log-every 1 --checkpoint-every 3",
+        "--probe-every 3 --probe-samples 100 --doctor-every 0 --no-judge --judge-samples 100",
     )
+    recipe = f"train ijepa-digits {' '.join(options)} --runs {tmp_path}".split()
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command(*torchrun, "-m", "torchjepa", *recipe, "--name", "two", "--strategy", "fsdp")
     two = tmp_path / "two"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -95,11 +95,11 @@ def _strategy(settings: TrainSettings, num_processes: int) -> Strategy | str:
         )
     # Buffers are equal on all ranks by construction (global batch norm, EMA), so broadcasting them every
     # step would only cost time. torch 2.13 has another word for it and warns of the old one.
-    words = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters
-    broadcast = "forward_sync_buffers" if "forward_sync_buffers" in words else "broadcast_buffers"
-    return DDPStrategy(
-        find_unused_parameters=settings.strategy == "ddp_find_unused_parameters_true", **{broadcast: False}
-    )
+    known = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters
+    broadcast = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {broadcast: False}
+    options["find_unused_parameters"] = settings.strategy == "ddp_find_unused_parameters_true"
+    return DDPStrategy(**options)
 
 
 def _layout(settings: TrainSettings) -> tuple[int, int]:

@@ -43,7 +43,8 @@ def train(
 
     For every step s: g = grad of the mean over micro-batches of `learner.loss(batch, s).total`, of a
     `types.SplitLearner` that of the whole batch; AdamW with `learning_rate(s)` and `weight_decay(s)`;
-    `learner.after_step(s)`. The learner is trained in place.
+    `learner.after_step(s)`. The learner is trained in place. With strategy "fsdp" on several processes that of the
+    main process has the weights afterwards, and those of the others have shapes only (the meta device).
     SIGINT and SIGTERM end the run after the step at hand, with a checkpoint; a second SIGINT interrupts at
     once. torch's global generator is seeded for every micro-batch, from the run's seed and the step.
 

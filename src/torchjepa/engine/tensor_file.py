@@ -49,7 +49,7 @@ def write_tensors(
         for name in names:
             values = fetch(tensors[name]).detach().cpu().contiguous()
             if values.numel():
-                file.write(memoryview(values.reshape(-1).view(torch.uint8).numpy()))
+                file.write(values.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _header(tensors: Mapping[str, Tensor]) -> bytes:
