@@ -236,9 +236,7 @@ def test_a_tensor_that_is_whole_stays_as_it_is() -> None:
     tensor = torch.arange(3.0)
     assert whole(tensor) is tensor
     assert local(tensor) is tensor
-    copied = shard_like(tensor, torch.zeros(3))
-    assert torch.equal(copied, tensor)
-    assert copied.data_ptr() != tensor.data_ptr()
+    assert shard_like(tensor, torch.zeros(3)) is tensor
 
 
 @pytest.mark.slow

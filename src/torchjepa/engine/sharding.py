@@ -51,18 +51,18 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """A copy of a whole tensor, cut as another one is; every process cuts its own.
+    """A whole tensor, cut as another one is; every process cuts its own part, which shares its memory.
 
     Args:
         tensor: whole, the same on every process.
         like: of the same shape.
     """
     if not is_sharded(like):
-        return tensor.clone()
+        return tensor
     from torch.distributed.tensor import distribute_tensor
 
     mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
-    return distribute_tensor(tensor, mesh, placements, src_data_rank=None).clone()
+    return distribute_tensor(tensor, mesh, placements, src_data_rank=None)
 
 
 def whole_tree(tree: Any, keep: bool) -> Any:

@@ -155,4 +155,5 @@ def _part(value: Any, parameter: Tensor) -> Any:
     """What this process keeps of an entry of the optimizer's state; a count of steps is not cut."""
     if not isinstance(value, Tensor):
         return value
-    return shard_like(value, parameter) if value.shape == parameter.shape else value.clone()
+    part = shard_like(value, parameter) if value.shape == parameter.shape else value
+    return part.clone()  # the optimizer would keep the file's own memory
