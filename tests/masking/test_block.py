@@ -25,6 +25,7 @@ configurations = st.builds(
     context_aspect=ranges(0.2, 5.0),
     min_context=st.none() | st.integers(1, 30),
     allow_overlap=st.booleans(),
+    max_target_lengths=st.none() | st.integers(1, 4),
 )
 images = st.builds(Grid, h=st.integers(1, 20), w=st.integers(1, 20))
 
@@ -126,6 +127,31 @@ def test_overlap_leaves_targets_in_the_context():
         check_mask(mask, [grid])
 
 
+@pytest.mark.parametrize(("side", "lengths"), [(14, 3), (16, 4), (32, 14), (56, 36)])
+def test_target_lengths_can_be_bounded(side, lengths):
+    grid, bounded = Grid(h=side, w=side), MultiBlockMasking(max_target_lengths=2)
+    for mask, most in ((MultiBlockMasking(), lengths), (bounded, 2)):
+        areas = block._plan(mask, grid).target_shapes.sizes.prod(axis=1)
+        assert len(set(areas.tolist())) == most
+        drawn = {mask(grid, 1, generator(0, "k", step)).targets.shape[2] for step in range(40)}
+        assert drawn <= set(areas.tolist())
+    assert len(drawn) == 2
+    check_mask(bounded, [grid], batch_sizes=(1, 7), num_draws=8)
+
+
+def test_a_bound_that_does_not_bind_changes_nothing():
+    grid = Grid(h=14, w=14)
+    free = MultiBlockMasking()(grid, 4, generator(5))
+    bounded = MultiBlockMasking(max_target_lengths=3)(grid, 4, generator(5))
+    assert torch.equal(free.context, bounded.context)
+    assert torch.equal(free.targets, bounded.targets)
+
+
+def test_the_published_distribution_cannot_be_bounded():
+    with pytest.raises(ValueError, match=r"max_target_lengths=4 would change the published distribution"):
+        MultiBlockMasking(max_target_lengths=4, legacy=True)
+
+
 def test_list_fields_from_a_configuration_file_are_taken():
     mask = MultiBlockMasking(target_scale=[0.1, 0.2], context_aspect=[1, 1])  # type: ignore[arg-type]
     assert mask == MultiBlockMasking(target_scale=(0.1, 0.2))
@@ -139,6 +165,7 @@ def test_list_fields_from_a_configuration_file_are_taken():
         ({"num_targets": 0}, "num_targets must be an integer of at least 1, got 0"),
         ({"num_targets": 2.0}, "num_targets must be an integer of at least 1, got 2.0"),
         ({"min_context": 0}, "min_context must be an integer of at least 1, got 0"),
+        ({"max_target_lengths": 0}, "max_target_lengths must be an integer of at least 1, got 0"),
         ({"target_scale": (0.2, 0.1)}, r"target_scale must be \(low, high\) with 0 < low <= high <= 1"),
         ({"context_scale": (0.5, 1.5)}, r"context_scale must be .* got \(0.5, 1.5\)"),
         ({"target_aspect": (0, 1)}, r"target_aspect must be \(low, high\) with 0 < low <= high, got"),

@@ -1,4 +1,4 @@
-"""Random integers, orders and subsets for a whole batch at once.
+"""Random integers, orders and subsets for a whole batch at once, and the maps of tokens that they work on.
 
 The bits come from a torch generator; the arithmetic is NumPy's, whose sort and partition of short integer
 rows are several times faster than torch's on a CPU.
@@ -22,15 +22,31 @@ def integers(high: int, shape: tuple[int, ...], generator: torch.Generator) -> N
     return torch.randint(high, shape, generator=generator, device=generator.device).cpu().numpy()
 
 
+def count(visible: NDArray[np.bool_]) -> NDArray[np.uint32]:
+    """How many tokens of each row of a map `[b, n]` are set, `[b]`."""
+    return visible.view(np.uint8).sum(axis=1, dtype=np.uint32)  # twice as fast as count_nonzero
+
+
+def hide(visible: NDArray[np.bool_], ids: NDArray[np.int64]) -> None:
+    """Clear the tokens `ids` `[b, ...]` of each row of a contiguous map `[b, n]`, in place."""
+    visible.reshape(-1)[(ids.reshape(len(ids), -1) + _row_starts(visible)).reshape(-1)] = False
+
+
 def random_order(batch_size: int, num_tokens: int, generator: torch.Generator) -> NDArray[np.int64]:
     """A random permutation of the token ids for each sample, `[b, n]`."""
-    keys, id_bits = _tagged_keys(batch_size, num_tokens, generator)
+    # Random high bits, the token id in the low ones: sorting the keys sorts the ids along with them.
+    id_bits = num_tokens.bit_length()
+    keys = integers(1 << _key_bits(num_tokens), (batch_size, num_tokens), generator)
+    keys <<= id_bits
+    keys |= np.arange(num_tokens)
     keys.sort(axis=1)
     return keys & ((1 << id_bits) - 1)
 
 
 def random_subset(visible: NDArray[np.bool_], num: int, generator: torch.Generator) -> NDArray[np.int64]:
     """`num` of the visible tokens of each sample, every subset equally likely.
+
+    Those with the smallest random keys, of equal keys the first.
 
     Args:
         visible: which tokens may be chosen, `[b, n]`; at least `num` in each row.
@@ -40,19 +56,24 @@ def random_subset(visible: NDArray[np.bool_], num: int, generator: torch.Generat
     Returns:
         token ids `[b, num]`, sorted.
     """
-    keys, id_bits = _tagged_keys(visible.shape[0], visible.shape[1], generator)
-    keys |= (~visible).astype(np.int64) << 62
-    keys.partition(num - 1, axis=1)
-    return np.sort(keys[:, :num] & ((1 << id_bits) - 1), axis=1)
+    batch_size, num_tokens = visible.shape
+    key_bits = _key_bits(num_tokens)
+    keys = integers(1 << key_bits, visible.shape, generator)
+    # The upper 32 bits decide, at half the cost, unless two are equal just where the subset ends.
+    upper = (keys >> (key_bits - 32)).astype(np.uint32)
+    upper |= (~visible).view(np.uint8) * np.uint32(0xFFFFFFFF)
+    chosen = upper <= np.partition(upper, num - 1, axis=1)[:, num - 1 : num]
+    tied = np.flatnonzero(count(chosen) != num)
+    if tied.size:
+        order = np.argsort(np.where(visible[tied], keys[tied], 1 << key_bits), axis=1, kind="stable")
+        chosen[tied] = False
+        chosen[tied[:, None], order[:, :num]] = True
+    return np.flatnonzero(chosen).reshape(batch_size, num) - _row_starts(visible)
 
 
-def _tagged_keys(
-    batch_size: int, num_tokens: int, generator: torch.Generator
-) -> tuple[NDArray[np.int64], int]:
-    # Random high bits, the token id in the low ones: no two keys of a row are equal, and sorting the keys
-    # sorts the ids along with them.
-    id_bits = num_tokens.bit_length()
-    keys = integers(1 << (62 - id_bits), (batch_size, num_tokens), generator)
-    keys <<= id_bits
-    keys |= np.arange(num_tokens)
-    return keys, id_bits
+def _key_bits(num_tokens: int) -> int:
+    return 62 - num_tokens.bit_length()
+
+
+def _row_starts(visible: NDArray[np.bool_]) -> NDArray[np.int64]:
+    return np.arange(0, visible.size, visible.shape[1])[:, None]

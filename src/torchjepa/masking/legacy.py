@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from torchjepa.masking.draws import integers
+from torchjepa.masking.draws import count, hide, integers
 from torchjepa.types import Grid, Masks
 
 if TYPE_CHECKING:
@@ -52,9 +52,12 @@ def published_masks(
     block = (np.arange(rows)[:, None] * grid.w + np.arange(columns)).ravel()
     targets = (top * grid.w + left)[..., None] + block
     visible = _contexts(mask, grid, context_size, targets, least, generator)
-    shortest = int(np.count_nonzero(visible, axis=1).min())
-    kept = visible & (np.cumsum(visible, axis=1) <= shortest)
-    context = np.nonzero(kept)[1].reshape(batch_size, shortest)
+    lengths = count(visible)
+    shortest = int(lengths.min())
+    # The ids of all samples lie one after the other; of each sample's the first are kept.
+    first = np.cumsum(lengths, dtype=np.int64) - lengths
+    kept = np.flatnonzero(visible)[first[:, None] + np.arange(shortest)]
+    context = kept - np.arange(0, visible.size, grid.num_tokens)[:, None]
     return Masks(torch.from_numpy(context), torch.from_numpy(targets))
 
 
@@ -103,7 +106,7 @@ def _contexts(
         kept_out = max(excluded - tries // _TRIES, 0)
         hidden = targets[short, :kept_out].reshape(short.size, -1)
         visible[short] = _context_blocks(grid, size, hidden, generator)
-        short = short[np.count_nonzero(visible[short], axis=1) < least]
+        short = short[count(visible[short]) < least]
         tries += 1
     return visible
 
@@ -111,9 +114,11 @@ def _contexts(
 def _context_blocks(
     grid: Grid, size: tuple[int, int], hidden: NDArray[np.int64], generator: torch.Generator
 ) -> NDArray[np.bool_]:
-    top, left = _corners(grid, size, (hidden.shape[0], 1), generator)
-    row, column = np.divmod(np.arange(grid.num_tokens), grid.w)
+    num = hidden.shape[0]
+    top, left = _corners(grid, size, (num, 1), generator)
+    row, column = np.arange(grid.h), np.arange(grid.w)
     inside_rows = (row >= top) & (row < top + size[0])
-    inside = inside_rows & (column >= left) & (column < left + size[1])
-    np.put_along_axis(inside, hidden, False, axis=1)
+    inside_columns = (column >= left) & (column < left + size[1])
+    inside = (inside_rows[:, :, None] & inside_columns[:, None, :]).reshape(num, -1)
+    hide(inside, hidden)
     return inside

@@ -34,7 +34,11 @@ class BlockShapes:
 
 
 def block_shapes(
-    height: int, width: int, scale: tuple[float, float], aspect: tuple[float, float]
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    aspect: tuple[float, float],
+    max_areas: int | None = None,
 ) -> BlockShapes:
     """All block sizes for uniform scale and aspect, with area / (height * width) kept inside `scale`.
 
@@ -49,6 +53,7 @@ def block_shapes(
         width: columns of the grid.
         scale: least and greatest share of the grid that a block covers.
         aspect: least and greatest rows / columns.
+        max_areas: how many areas may occur at most; see `_of_few_areas`. `None`: all.
     """
     num_tokens = height * width
     max_rows, max_columns = height - 1, width - 1
@@ -59,6 +64,10 @@ def block_shapes(
     columns = np.clip(area / rows, 1, max_columns)
     rows = np.clip(area / columns, 1, max_rows)
     sizes = _nearest_whole(rows, columns, (scale[0] * num_tokens, scale[1] * num_tokens))
+    if max_areas is not None:
+        sizes = _of_few_areas(
+            sizes.reshape(-1, 2), np.stack([rows, columns], axis=-1).reshape(-1, 2), max_areas
+        )
     unique, index = np.unique(sizes.reshape(-1, 2), axis=0, return_inverse=True)
     return BlockShapes(unique, index.reshape(LATTICE, LATTICE))
 
@@ -81,3 +90,25 @@ def _nearest_whole(
     best = np.where(outside, distance + 10.0, distance).argmin(axis=0)[None]
     sizes = [np.take_along_axis(sides, best, axis=0)[0] for sides in (whole_rows, whole_columns)]
     return np.stack(sizes, axis=-1).astype(np.int64)
+
+
+def _of_few_areas(sizes: NDArray[np.int64], wanted: NDArray[np.float64], max_areas: int) -> NDArray[np.int64]:
+    # Sizes with at most so many areas for the wanted rows and columns [p, 2]: each gets the nearest in log rows and log
+    # columns among those of the areas chosen, so that scale and aspect keep their means and their spread. The areas
+    # are those for which the squared distances sum to least, as far as exchanging one at a time finds them.
+    possible = np.unique(sizes, axis=0)
+    areas = possible.prod(axis=1)
+    kinds = np.unique(areas)
+    if len(kinds) <= max_areas:
+        return sizes
+    apart = np.square(np.log(possible)[:, None] - np.log(wanted)).sum(axis=-1)
+    cost = np.stack([apart[areas == area].min(axis=0) for area in kinds])
+    chosen = np.linspace(0, len(kinds) - 1, max_areas).round().astype(np.int64)
+    before = chosen[:0]
+    while not np.array_equal(chosen, before):
+        before = chosen.copy()
+        for place in range(max_areas):
+            others = np.delete(cost[chosen], place, axis=0).min(axis=0, initial=np.inf)
+            chosen[place] = np.minimum(cost, others).sum(axis=1).argmin()
+    allowed = np.isin(areas, kinds[chosen])
+    return possible[allowed][apart[allowed].argmin(axis=0)]
