@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import multiprocessing
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,8 +12,8 @@ from numpy.typing import NDArray
 
 from torchjepa.data.decode import decode_image
 from torchjepa.data.errors import DataError, DecodeError
+from torchjepa.data.index import EXTENSIONS, index_folder
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _NUM_LOOKED_AT = 16  # images decoded at the start to learn the channels and whether the sizes are equal
 
 
@@ -23,9 +21,12 @@ class FolderSource:
     """The images below a folder, sorted by path; a top-level folder's name is the label of what it holds.
 
     Hidden files and folders are passed over; links are followed, no folder twice. Images that lie at the top
-    have no label. Where a look at some images finds one size, decoded images are kept in memory that forked
-    workers share, so that each is decoded once and not in every epoch. The same look sets `num_channels`: 3
-    if any of them is in colour.
+    have no label. The names of 10,000 images or more are kept for the next start: `index_folder` of
+    `torchjepa.data.index` says where, and when they are looked for anew.
+
+    Where a look at some images finds one size, decoded images are kept in memory that forked workers share, so
+    that each is decoded once and not in every epoch. The same look sets `num_channels`: 3 if any of them is in
+    colour.
 
     Args:
         path: the folder.
@@ -43,16 +44,16 @@ class FolderSource:
     ) -> None:
         self.path = os.fspath(path)
         self.min_size = min_size
-        names = sorted(_find_images(self.path))
-        if not names:
+        _check_folder(self.path)
+        index = index_folder(self.path)
+        self._names = index.names
+        if not len(self):
             raise DataError(
                 f"{self.path!r} holds no images (looked for {', '.join(EXTENSIONS)} at any depth)."
             )
-        self._names = _Names(names)
-        tops = [name.split("/", 1)[0] if "/" in name else "" for name in names]
-        self.classes: tuple[str, ...] = tuple(sorted(set(tops) - {""}))
-        place = {name: index for index, name in enumerate(self.classes)}
-        self.labels: NDArray[np.int64] = np.asarray([place.get(top, -1) for top in tops], dtype=np.int64)
+        self.classes: tuple[str, ...]
+        self.labels: NDArray[np.int64]
+        self.classes, self.labels = index.labels()
         shapes = self._look()
         self.num_channels: int = max((shape[2] for shape in shapes), default=3)
         num_bytes = len(self) * int(np.prod(shapes[0])) if len(set(shapes)) == 1 else 0
@@ -101,51 +102,11 @@ class FolderSource:
         return shapes
 
 
-def _find_images(root: str) -> Iterator[str]:
-    if not os.path.exists(root):
-        raise DataError(f"{root!r} does not exist. Give a folder of images, or an .npz or .npy file.")
-    if not os.path.isdir(root):
-        raise DataError(f"{root!r} is neither a folder of images nor an .npz or .npy file.")
-    pending, seen = [""], set()
-    while pending:
-        below = pending.pop()
-        folder = os.path.join(root, below)
-        try:
-            stat = os.stat(folder)
-            if (stat.st_dev, stat.st_ino) in seen:
-                continue
-            seen.add((stat.st_dev, stat.st_ino))
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    name = f"{below}/{entry.name}" if below else entry.name
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir():
-                        pending.append(name)
-                    elif entry.name.lower().endswith(EXTENSIONS):
-                        yield name
-        except PermissionError as error:
-            raise DataError(f"{folder!r} cannot be read: permission denied.") from error
-
-
-class _Names:
-    # One block of bytes and offsets: a list of a million strings would be copied page by page into every
-    # worker, as each look at a string writes its reference count.
-    def __init__(self, names: list[str]) -> None:
-        parts = [os.fsencode(name) for name in names]
-        self._bytes = np.frombuffer(b"".join(parts), dtype=np.uint8)
-        self._ends = np.cumsum([0, *map(len, parts)])
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> str:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
-
-    def digest(self) -> str:
-        return hashlib.sha256(self._bytes.tobytes() + self._ends.tobytes()).hexdigest()
+def _check_folder(path: str) -> None:
+    if not os.path.exists(path):
+        raise DataError(f"{path!r} does not exist. Give a folder of images, or an .npz or .npy file.")
+    if not os.path.isdir(path):
+        raise DataError(f"{path!r} is neither a folder of images nor an .npz or .npy file.")
 
 
 class _SharedCache:
