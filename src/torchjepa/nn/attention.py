@@ -83,7 +83,7 @@ class Attention(nn.Module):
         to `residual`, if there is one.
         """
         if num_queries is None:
-            q, k, v = self._heads(x, slice(None), 2, rotation)
+            q, k, v = self._heads(x, None, 2, rotation)
         else:
             dim = x.shape[-1]
             asking = None if rotation is None else rotation.last(num_queries)
@@ -93,17 +93,19 @@ class Attention(nn.Module):
         return self.proj(gathered) if residual is None else linear_add(gathered, self.proj, residual)
 
     def _heads(
-        self, x: Tensor, rows: slice, num_turned: int, rotation: Rotation | None
+        self, x: Tensor, rows: slice | None, num_turned: int, rotation: Rotation | None
     ) -> tuple[Tensor, ...]:
-        # The parts among queries, keys and values that these rows of the weight give.
+        # The parts among queries, keys and values that these rows of the weight give, all rows when absent.
         shape = -1, self.num_heads, x.shape[-1] // self.num_heads
         weight, bias = self.qkv.weight, self.qkv.bias
+        if rows is not None:
+            weight, bias = weight[rows], bias[rows]
         if rotation is None:
             # The layer itself where it can be: people hook it and quantize it.
-            parts = self.qkv(x) if rows == slice(None) else F.linear(x, weight[rows], bias[rows])
+            parts = self.qkv(x) if rows is None else F.linear(x, weight, bias)
             return parts.unflatten(-1, shape).permute(2, 0, 3, 1, 4).unbind(0)
         num_heads = num_turned * self.num_heads
-        weight, bias = (even_channels_first(each[rows], num_heads, shape[-1]) for each in (weight, bias))
+        weight, bias = (even_channels_first(each, num_heads, shape[-1]) for each in (weight, bias))
         return rotate_heads(F.linear(x, weight, bias).unflatten(-1, shape), rotation, num_turned)
 
 
