@@ -33,12 +33,11 @@ def gradients(out: Tensor, x: Tensor, norm: nn.Module, mlp: nn.Module) -> list[T
     return list(torch.autograd.grad((out * weights).sum(), [x, *norm.parameters(), *mlp.parameters()]))
 
 
-@pytest.fixture(params=[0, 1 << 30], ids=["GELU again", "GELU kept"])
+@pytest.fixture(params=[0, 1 << 30], ids=["large", "small"], autouse=True)
 def both_sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(residual, "_KEPT_BYTES", request.param)
+    monkeypatch.setattr(residual, "_LEAN_BYTES", request.param)
 
 
-@pytest.mark.usefixtures("both_sizes")
 def test_values_and_all_gradients_are_those_of_the_parts():
     x, (norm, mlp) = tokens(), parts()
     ours, theirs = norm_mlp_add(x, norm, mlp), one_by_one(x, norm, mlp)
@@ -47,7 +46,6 @@ def test_values_and_all_gradients_are_those_of_the_parts():
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.usefixtures("both_sizes")
 def test_gradients_agree_with_finite_differences():
     norm, mlp = parts(4)
     x = tokens(dim=4)[:2, :2].detach().requires_grad_()
@@ -97,7 +95,7 @@ def kept_bytes(function: object) -> int:
 
 
 def test_it_keeps_less_than_half_of_what_autograd_keeps(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(residual, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(residual, "_LEAN_BYTES", 0)
     assert kept_bytes(norm_mlp_add) < 0.5 * kept_bytes(one_by_one)
 
 

@@ -103,7 +103,8 @@ class Attention(nn.Module):
         if rotation is None:
             # The layer itself where it can be: people hook it and quantize it.
             parts = self.qkv(x) if rows is None else F.linear(x, weight, bias)
-            return parts.unflatten(-1, shape).permute(2, 0, 3, 1, 4).unbind(0)
+            # Taken apart along an inner axis, so that their gradients are put together in place and not copied again.
+            return tuple(part.transpose(1, 2) for part in parts.unflatten(-1, shape).unbind(2))
         num_heads = num_turned * self.num_heads
         weight, bias = (even_channels_first(each, num_heads, shape[-1]) for each in (weight, bias))
         return rotate_heads(F.linear(x, weight, bias).unflatten(-1, shape), rotation, num_turned)
