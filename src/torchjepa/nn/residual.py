@@ -106,8 +106,11 @@ def _is_plain(part: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def _add_product(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    rows = torch.add(residual.reshape(-1, len(bias)), bias)
-    return torch.addmm(rows, x.reshape(-1, x.shape[-1]), weight.t(), out=rows).view(residual.shape)
+    out = torch.empty_like(residual, memory_format=torch.contiguous_format)
+    rows = out.view(-1, len(bias))
+    torch.add(residual.reshape(rows.shape), bias, out=rows)
+    torch.addmm(rows, x.reshape(-1, x.shape[-1]), weight.t(), out=rows)
+    return out
 
 
 def _differentiable(
@@ -126,7 +129,8 @@ class _LinearAdd(torch.autograd.Function):
         return _add_product(residual, x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grad_outputs
         x, weight = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1])
         # Products and sums alone: with create_graph autograd follows them.
@@ -145,11 +149,12 @@ class _NormMLPAdd(torch.autograd.Function):
         ctx.save_for_backward(x, *args[:6], mean, rstd, low_1, low_2, hidden)
         ctx.eps, ctx.dtype = eps, dtype
         if dtype == rows.dtype:
-            return _add_product(rows, active, low_2, bias_2).view(x.shape)
-        return (rows + torch.addmm(bias_2.to(dtype), active, low_2.t())).view(x.shape)
+            return _add_product(x, active, low_2, bias_2)
+        return x + torch.addmm(bias_2.to(dtype), active, low_2.t()).view(x.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grad_outputs
         if torch.is_grad_enabled():
             formula = partial(_norm_mlp_add, eps=ctx.eps, dtype=ctx.dtype)
             return *_differentiable(formula, ctx.saved_tensors[:7], grad), None, None
