@@ -226,6 +226,13 @@ def comparisons() -> Iterator[Comparison]:
             goal=2.0,
         )
     yield Comparison(f"float32, {SHORT.name}", "official", lambda: build(SHORT), tolerance=1e-5, bar=0.95)
+    yield Comparison(
+        f"float32, shared-context predictor, {WIDE_224.name}",
+        "official",
+        lambda: build(WIDE_224, predictor=SharedContextPredictor),
+        goal=2.0,
+        pairs=7,
+    )
     for setting in (WIDE_224, SMALL_224):
         yield Comparison(
             f"float32, {setting.name}",
