@@ -115,12 +115,10 @@ def test_gradients_by_finite_differences(num_rotated):
     rotation = rotation_of(draw_ids(Grid(t=2, h=2, w=2), 2, 3), Grid(t=2, h=2, w=2), 8, "released")
     x = torch.randn(2, 3, 2, 2, 8, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: rotate_heads(x, rotation, num_rotated), (x,))
-    weight = torch.randn(20, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda weight: even_channels_first(weight, num_rotated, 8), (weight,))
 
 
 def test_even_channels_first_reorders_the_first_heads_alone():
-    order = even_channels_first(torch.arange(12.0), 2, 4)
+    order = even_channels_first(12, 2, 4, torch.device("cpu"))
     assert order.tolist() == [0, 2, 1, 3, 4, 6, 5, 7, 8, 9, 10, 11]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchjepa.nn import RotaryPositions, ViT, sincos_positions
+from torchjepa.nn import RotaryPositions, ViT, recompute_activations, sincos_positions
 from torchjepa.types import Encoder, Grid
 
 # Analytic counts without positions; within 1 % of the published ones (in millions).
@@ -214,6 +214,14 @@ def test_hidden_patches_do_not_move_the_others():
     changed[:, :, :2, :4, :4] = torch.nan
     torch.testing.assert_close(vit(changed, ids), vit(x, ids))
     assert not torch.allclose(vit(x, ids)[0, 0], vit(x)[0, 1], atol=1e-3)
+
+
+def test_rotary_positions_survive_recomputing():
+    vit, x = small_vit(positions="rope", init_std=0.3), torch.randn(2, 3, 8, 12)
+    kept = torch.autograd.grad(vit(x).sin().sum(), list(vit.parameters()))
+    recompute_activations(vit)
+    again = torch.autograd.grad(vit(x).sin().sum(), list(vit.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(kept, again))
 
 
 def test_rotary_config_builds_the_network_again():

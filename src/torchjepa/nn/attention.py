@@ -93,7 +93,7 @@ class Attention(nn.Module):
         return self.proj(gathered) if residual is None else linear_add(gathered, self.proj, residual)
 
     def _heads(
-        self, x: Tensor, rows: slice | None, num_turned: int, rotation: Rotation | None
+        self, x: Tensor, rows: slice | None, num_rotated: int, rotation: Rotation | None
     ) -> tuple[Tensor, ...]:
         # The parts among queries, keys and values that these rows of the weight give, all rows when absent.
         shape = -1, self.num_heads, x.shape[-1] // self.num_heads
@@ -105,9 +105,10 @@ class Attention(nn.Module):
             parts = self.qkv(x) if rows is None else F.linear(x, weight, bias)
             # Taken apart along an inner axis, so that their gradients are put together in place and not copied again.
             return tuple(part.transpose(1, 2) for part in parts.unflatten(-1, shape).unbind(2))
-        num_heads = num_turned * self.num_heads
-        weight, bias = (even_channels_first(each, num_heads, shape[-1]) for each in (weight, bias))
-        return rotate_heads(F.linear(x, weight, bias).unflatten(-1, shape), rotation, num_turned)
+        num_heads = num_rotated * self.num_heads
+        order = even_channels_first(len(weight), num_heads, shape[-1], weight.device)
+        weight, bias = weight.index_select(0, order), bias.index_select(0, order)
+        return rotate_heads(F.linear(x, weight, bias).unflatten(-1, shape), rotation, num_rotated)
 
 
 class Block(nn.Module):

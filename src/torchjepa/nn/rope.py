@@ -175,42 +175,23 @@ def _factors(grid: Grid, head_dim: int, *settings: Any) -> Tensor:
 
 
 def even_channels_first(
-    weight: Float[Tensor, "rows ..."], num_heads: int, head_dim: int
-) -> Float[Tensor, "rows ..."]:
-    """A projection's weight or bias that gives the channels of its first heads as [even ones | odd ones].
+    num_rows: int, num_heads: int, head_dim: int, device: torch.device
+) -> Int64[Tensor, " rows"]:
+    """The order of a projection's rows that gives the channels of its first heads as [even ones | odd ones].
 
     Products of queries and keys do not see the order of their channels. In this one the two of a pair stand in
     two contiguous runs, which makes turning fast; a weight is far smaller than what it gives for a batch.
 
     Args:
-        weight: a weight `[rows, d]` or a bias `[rows]`, heads one after the other.
+        num_rows: rows of the weight, heads one after the other.
         num_heads: how many heads are to be turned; the rows of the others stay.
         head_dim: channels e of one head.
+        device: where the order is wanted.
     """
-    return _EvenChannelsFirst.apply(weight, num_heads * head_dim, head_dim)  # type: ignore[no-any-return]
-
-
-class _EvenChannelsFirst(torch.autograd.Function):
-    # By hand because torch would collect the gradient with two more passes over the weight.
-    @staticmethod
-    def forward(ctx: FunctionCtx, weight: Tensor, num_rows: int, head_dim: int) -> Tensor:
-        ctx.sizes = num_rows, head_dim  # type: ignore[attr-defined]
-        return _reorder(weight, num_rows, head_dim // 2, 2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
-        num_rows, head_dim = ctx.sizes  # type: ignore[attr-defined]
-        return _reorder(grads[0], num_rows, 2, head_dim // 2), None, None
-
-
-def _reorder(weight: Tensor, num_rows: int, outer: int, inner: int) -> Tensor:
-    # The first rows as if [heads, outer, inner] were transposed to [heads, inner, outer].
-    out = torch.empty_like(weight)
-    heads = weight[:num_rows].unflatten(0, (-1, outer, inner))
-    out[:num_rows].unflatten(0, (-1, inner, outer)).copy_(heads.transpose(1, 2))
-    out[num_rows:].copy_(weight[num_rows:])
-    return out
+    rows = torch.arange(num_rows, device=device)
+    num_turned = num_heads * head_dim
+    turned = rows[:num_turned].view(num_heads, -1, 2).transpose(1, 2).flatten()
+    return torch.cat([turned, rows[num_turned:]])
 
 
 def rotate_heads(
@@ -223,7 +204,7 @@ def rotate_heads(
     gradient of the whole projection at once.
 
     Args:
-        x: the projection, channels of the parts to be turned even ones first (`even_channels_first`).
+        x: the projection, channels of the parts to be turned in the order of `even_channels_first`.
         rotation: factors of the n tokens, in the dtype of `x`.
         num_rotated: how many parts turn.
 
@@ -255,28 +236,29 @@ class _RotateHeads(torch.autograd.Function):
         # Values are copied along, or the projection's memory would live on beside the turned parts.
         out = torch.empty_like(parts, memory_format=torch.contiguous_format)
         sin_even, sin_odd = sin.chunk(2, dim=-1)
-        _turn(parts[:num_rotated], cos, -sin_even, sin_odd, out[:num_rotated])
+        _turn(parts[:num_rotated], cos, -1, sin_even, sin_odd, out[:num_rotated])
         out[num_rotated:].copy_(parts[num_rotated:])
         return out.unbind(0)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         cos, sin = ctx.saved_tensors  # type: ignore[attr-defined]
         b, heads, n, e = grads[0].shape
         grad = grads[0].new_empty(b, n, len(grads), heads, e)
         sin_even, sin_odd = sin.chunk(2, dim=-1)
         for index, (part, out) in enumerate(zip(grads, grad.permute(2, 0, 3, 1, 4).unbind(0))):
             if index < ctx.num_rotated:  # type: ignore[attr-defined]
-                _turn(part, cos, sin_odd, -sin_even, out)
+                _turn(part, cos, 1, sin_odd, sin_even, out)
             else:
                 out.copy_(part)
         return grad, None, None, None
 
 
-def _turn(x: Tensor, cos: Tensor, from_odd: Tensor, from_even: Tensor, out: Tensor) -> None:
+def _turn(x: Tensor, cos: Tensor, sign: int, from_odd: Tensor, from_even: Tensor, out: Tensor) -> None:
+    # out = x * cos + sign * (x_odd * from_odd | -x_even * from_even): the turn for -1, its transpose for 1.
     even, odd = x.chunk(2, dim=-1)
     torch.mul(x, cos, out=out)
     out_even, out_odd = out.chunk(2, dim=-1)
-    out_even.addcmul_(odd, from_odd)
-    out_odd.addcmul_(even, from_even)
+    out_even.addcmul_(odd, from_odd, value=sign)
+    out_odd.addcmul_(even, from_even, value=-sign)
