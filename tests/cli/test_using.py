@@ -12,6 +12,7 @@ import torch
 
 from tests.cli.conftest import Jepa
 from tests.cli.tiny import write_array, write_folder
+from torchjepa.cli.embed import _num_workers
 from torchjepa.data import FolderSource
 from torchjepa.hub import load_encoder
 from torchjepa.nn import pool_by_name
@@ -51,6 +52,41 @@ def test_embed_writes_what_the_loaded_encoder_gives(
     with torch.no_grad():
         expected = pool_by_name(loaded.pool)(loaded.model(images))
     np.testing.assert_allclose(features, expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_embed_in_bfloat16_says_how_far_it_is_from_float32(jepa: Jepa, finished: Path, photos: Path) -> None:
+    jepa("embed", finished, "--data", photos, "--out", "exact.npz")
+    done = jepa("embed", finished, "--data", photos, "--out", "rounded.npz", "--precision", "bf16-mixed")
+    exact, rounded = (read_table(Path(name))[2] for name in ("exact.npz", "rounded.npz"))
+    apart = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
+    assert 1e-4 < apart < 0.05
+    said = float(done.out.split(" by ")[1].split()[0])
+    assert said == pytest.approx(apart, rel=0.06)  # it is said with two digits
+    assert "the first 9 images" in done.out
+
+
+def test_embed_starts_workers_for_many_images_and_writes_the_same(
+    jepa: Jepa, finished: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for processors, workers in ((1, 0), (3, 2), (64, 8)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, n=processors: set(range(n)), raising=False)
+        assert [_num_workers(1999), _num_workers(2000)] == [0, workers]
+    for number in ("0", "2"):
+        jepa(
+            "embed",
+            finished,
+            "--data",
+            photos,
+            "--out",
+            f"{number}.npz",
+            "--num-workers",
+            number,
+            "--batch-size",
+            4,
+        )
+    alone, helped = (read_table(Path(f"{number}.npz")) for number in ("0", "2"))
+    assert alone[:2] == helped[:2]
+    assert np.array_equal(alone[2], helped[2])
 
 
 def test_embed_lists_and_leaves_out_what_cannot_be_decoded(jepa: Jepa, finished: Path, photos: Path) -> None:

@@ -46,6 +46,22 @@ def test_features_are_the_pooled_tokens_of_the_first_view_in_order():
     assert not found.features.requires_grad
 
 
+def test_on_a_cpu_a_batch_is_encoded_in_pieces_and_nothing_changes():
+    sizes = []
+
+    def encode(x):
+        sizes.append(len(x))
+        return x.flatten(1).mul(2)
+
+    found = extract_features(encode, batches((70, 32, 3)), device="cpu")
+    assert sizes == [32, 32, 6, 32, 3]
+    x = torch.cat([batch.views[0] for batch in batches((70, 32, 3))])
+    assert torch.equal(found.features, 2 * x.flatten(1))
+    assert found.ids.tolist() == list(range(105))
+    with pytest.raises(ValueError, match=r"expected features \[b, d\] with b = 32, got \(70, 2\)"):
+        extract_features(lambda x: torch.zeros(70, 2), batches((70,)), device="cpu")
+
+
 def test_a_module_encodes_in_evaluation_mode_and_gets_its_modes_back():
     encoder = Tokens().train()
     encoder.frozen.eval()

@@ -84,19 +84,21 @@ def open_data(
     return _pair(train, test, f"train: {train_path}, test: {test_path}")
 
 
-def open_source(data: str, min_size: int | None = None) -> ImageSource:
+def open_source(data: str, min_size: int | None = None, cache_bytes: int = 2**30) -> ImageSource:
     """Open one data set, whole: an .npz or .npy file, or a folder of images.
 
     Args:
         data: the path.
         min_size: short side that JPEGs keep when they are decoded at reduced size (see `FolderSource`).
+        cache_bytes: decoded images of a folder are kept if all of them fit in this many bytes; 0: never, for
+            one that is read once.
 
     Raises:
         DataError: a path that cannot be used.
     """
     if not os.path.isdir(data) and data.lower().endswith((".npz", ".npy")):
         return ArraySource(data)
-    return FolderSource(data, min_size=min_size)
+    return FolderSource(data, min_size=min_size, cache_bytes=cache_bytes)
 
 
 def _check_apart(train: str, test: str) -> None:

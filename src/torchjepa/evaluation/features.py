@@ -10,6 +10,10 @@ from torch import Tensor, nn
 
 from torchjepa.types import Batch
 
+# On a CPU so many samples are encoded at once: their activations stay near the caches and in memory that the allocator
+# keeps, where those of a whole batch are fetched and mapped anew in every block (1.4 times as long at 64 tokens).
+_SAMPLES_AT_ONCE = 32
+
 
 @dataclass(frozen=True)
 class Features:
@@ -60,7 +64,7 @@ def stream_features(
     """The features of each batch as it comes, so that memory holds one batch whatever the data set's size.
 
     An `nn.Module` (or the module whose bound method `encode` is) runs in evaluation mode and gets its mode
-    back afterwards, whole or interrupted.
+    back afterwards, whole or interrupted. On a CPU it gets 32 samples of a batch at a time, which is faster.
 
     Args:
         encode: maps inputs `[b, c, ...]` to tokens `[b, n, d]`, or to features `[b, d]`.
@@ -116,7 +120,10 @@ def raw_pixels(batches: Iterable[Batch]) -> Features:
     Raises:
         ValueError: there is no batch.
     """
-    return extract_features(lambda x: x.flatten(1), batches, device="cpu")
+    return _join(
+        Features(batch.views[0].flatten(1).float().cpu(), batch.labels.cpu(), batch.ids.cpu())
+        for batch in batches
+    )
 
 
 @torch.no_grad()
@@ -126,15 +133,21 @@ def _encode_batch(
     device: torch.device | str,
     pool: Callable[[Tensor], Tensor] | None,
 ) -> Features:
-    features = encode(batch.views[0].to(device, non_blocking=True))
-    if pool is not None:
-        features = pool(features)
-    if features.ndim != 2 or features.shape[0] != len(batch):
-        raise ValueError(
-            f"extract_features: expected features [b, d] with b = {len(batch)}, got {tuple(features.shape)}; "
-            "tokens [b, n, d] need a pool, e.g. pool=MeanPool()."
-        )
-    return Features(features.float().cpu(), batch.labels.cpu(), batch.ids.cpu())
+    view = batch.views[0]
+    rows = _SAMPLES_AT_ONCE if torch.device(device).type == "cpu" else len(view)
+    parts = []
+    for x in view.split(rows):
+        features = encode(x.to(device, non_blocking=True))
+        if pool is not None:
+            features = pool(features)
+        if features.ndim != 2 or features.shape[0] != len(x):
+            raise ValueError(
+                f"extract_features: expected features [b, d] with b = {len(x)}, got {tuple(features.shape)}; "
+                "tokens [b, n, d] need a pool, e.g. pool=MeanPool()."
+            )
+        parts.append(features.float().cpu())
+    joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return Features(joined, batch.labels.cpu(), batch.ids.cpu())
 
 
 def _join(chunks: Iterable[Features]) -> Features:
