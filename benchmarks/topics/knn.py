@@ -28,7 +28,7 @@ def comparisons() -> Iterator[Comparison | Peak]:
     for kind in ("clustered", "uniform", "tight"):
         asked = kind == "clustered"
         yield _comparison(kind, *_LARGE, goal=5.0 if asked else None)
-    yield _comparison("clustered", *_SMALL, bar=1.5)
+    yield _comparison("clustered", *_SMALL, bar=0.9)
     yield Peak(
         f"{_name('clustered', *_LARGE)}, features apart",
         "scikit-learn",

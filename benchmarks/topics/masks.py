@@ -30,7 +30,7 @@ def comparisons() -> Iterator[Comparison]:
                 "official",
                 partial(_build, side, batch_size, legacy),
                 goal=50.0 if first else None,
-                bar=50.0 if first and not legacy else None,
+                bar=40.0 if first and not legacy else None,
                 # Over 960 samples and 60 block sizes the means have a standard error of 1 to 2 %.
                 tolerance=0.08,
                 pairs=15 if batch_size <= 256 else 5,
