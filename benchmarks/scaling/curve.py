@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-TOLERANCE = 0.1  # a doubling of the size may cost 7 % more than it should: noise, caches, logarithms
+# Logarithms and noise come to 0.1; what outgrows a cache on the way (torch.randperm alone has 1.2 from 1e4 to 1e6) to
+# another 0.15. What is quadratic has 1 too many.
+TOLERANCE = 0.25
 _TAIL = 3
 
 

@@ -149,7 +149,8 @@ def time_here(argv: Sequence[str]) -> Speed:
 
 def _as_json(plan: Plan, footprint: Footprint, speed: Speed | None) -> dict[str, Any]:
     """Everything that is printed, with plain names; bytes, seconds and operations."""
-    memory = {"at_peak": footprint.peak, "whole": footprint.whole, "tensors": footprint.bytes}
+    memory: dict[str, Any] = {"at_peak": footprint.peak, "whole": footprint.whole, "tensors": footprint.bytes}
+    memory |= {"overhead": footprint.overhead, "process": footprint.process}
     content: dict[str, Any] = {
         "recipe": plan.name,
         "data": plan.data,

@@ -14,7 +14,6 @@ _WORDS = {
     "target": "target, buffers",
     "messages": "DDP's messages",
     "gathered": "gathered by FSDP",
-    "allocator": "kept by malloc",
 }
 
 
@@ -63,7 +62,9 @@ def _memory(footprint: Footprint, speed: Speed | None) -> list[str]:
                 _bytes(footprint.peak.get(kind, 0)),
             )
         )
-    rows.append(("all", "", _bytes(footprint.bytes)))
+    if footprint.overhead:
+        rows.append(("libraries, holes between blocks", "", _bytes(footprint.overhead)))
+    rows.append(("all", "", _bytes(footprint.process)))
     if speed is None:
         return _table(rows)
     rows.append(("measured in the updates below", "", _bytes(speed.bytes)))
