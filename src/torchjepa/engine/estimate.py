@@ -27,7 +27,8 @@ from torchjepa.types import Batch
 _FOLLOWED = 4
 _TIMED = 5
 # What a process on the CPU takes beside its tensors: libraries that the first update wakes, and holes that glibc leaves
-# between blocks. Measured in float32 on eight sizes from 0.1 to 1.3 GB, all within 8 % so; bfloat16 leaves more.
+# between blocks. Fitted to eight float32 runs of 0.1 to 1.3 GB, which it meets within 8 %. It is far too little for
+# bfloat16 (measured 33 to 46 % more) and for recomputed activations (docs/growth.md).
 _LIBRARIES, _HOLES = 45_000_000, 0.15
 _KINDS = ("weights", "gradients", "optimizer", "target")
 
