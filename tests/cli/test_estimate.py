@@ -83,3 +83,9 @@ def test_memory_is_within_15_percent_of_the_measured_peak() -> None:
     ]
     content = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert content["memory"]["process"] == pytest.approx(content["measured"]["bytes"], rel=0.15)
+
+
+def test_a_masked_model_with_a_regularizer_is_refused_and_does_not_crash(jepa: Jepa) -> None:
+    outcome = jepa("estimate", "ijepa-digits")
+    assert outcome.code == 2
+    assert "cannot follow a masked model with a collapse regularizer" in outcome.err
