@@ -87,8 +87,7 @@ class _SpreadByRows(torch.autograd.Function):
         squares = moments.dots(everything, everything)
         hinge, slope = _hinge(ctx, squares, gamma, eps)
         apart = squares.topk(min(_NUM_APART, z.shape[2]), dim=2).indices
-        # Written out: with an expanded index the first gradient of a process was off by 1 % in one of six.
-        columns = apart.expand(-1, everything.shape[1], -1).contiguous()
+        columns = apart.expand(-1, everything.shape[1], -1)
         loud = everything.gather(2, columns)  # [v * g, n, 4]
         quiet = everything.scatter_(2, columns, 0.0)  # put back below
         start = sum(samples.row_counts[: dist.rank()]) if samples.across else 0
@@ -114,8 +113,7 @@ class _SpreadByRows(torch.autograd.Function):
         # The weight goes into the small factors.
         loud = loud * by_energy
         grad = torch.bmm(kernel * by_energy, everything).baddbmm_(loud, between)
-        columns = apart.expand(-1, z.shape[1], -1).contiguous()
-        grad.scatter_add_(2, columns, torch.bmm(loud, within))
+        grad.scatter_add_(2, apart.expand(-1, z.shape[1], -1), torch.bmm(loud, within))
         _add_slopes(ctx, grad, z, means, slope * by_hinge - by_energy * rest, by_distance)
         return *grad.chunk(len(ctx.samples.views)), None, None, None, None
 
