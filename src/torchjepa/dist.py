@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from torchjepa import _vector_math as _vector_math
+
 
 def is_distributed() -> bool:
     """Whether a process group of more than one process is up."""

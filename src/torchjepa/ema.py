@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchjepa import _vector_math as _vector_math
+
 
 @dataclass(frozen=True)
 class EMA:

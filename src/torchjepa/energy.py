@@ -16,6 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from torchjepa import _vector_math as _vector_math
+
 
 @runtime_checkable
 class EnergyFn(Protocol):

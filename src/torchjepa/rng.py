@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from torchjepa import _vector_math as _vector_math
+
 Key = str | int
 
 

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from torchjepa import _vector_math as _vector_math
+
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
