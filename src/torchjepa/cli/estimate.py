@@ -77,10 +77,9 @@ def make_plan(argv: Sequence[str]) -> Plan:
     """The run that these arguments of `jepa train` stand for.
 
     Raises:
-        ValueError: as `jepa train` would, or a masked model with a regularizer.
+        ValueError: as `jepa train` would.
     """
     request = parse(argv)
-    _refuse_what_crashes(request.recipe)
     from torchjepa.cli.devices import pick_device
     from torchjepa.data import open_data
     from torchjepa.engine.sampler import check_divisible
@@ -94,17 +93,6 @@ def make_plan(argv: Sequence[str]) -> Plan:
     return Plan(
         recipe, request.recipe_name, split.description, split.train.num_channels, total_steps, num_devices
     )
-
-
-def _refuse_what_crashes(recipe: Recipe) -> None:
-    from torchjepa.recipes.masked import IJEPARecipe
-
-    # torch 2.13 corrupts its heap when such a learner is followed with fake tensors (docs/log.md).
-    if isinstance(recipe, IJEPARecipe) and recipe.regularizer is not None:
-        raise ValueError(
-            "jepa estimate cannot follow a masked model with a collapse regularizer yet; estimate the run without it "
-            "(a recipe with regularizer=None): the regularizer adds little to either memory or time."
-        )
 
 
 def view_shapes(recipe: Recipe, num_channels: int) -> list[tuple[int, ...]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -118,16 +119,12 @@ def follow_update(
     Raises:
         ValueError: the batch does not split evenly, or the learner cannot be followed.
     """
-    from torch._subclasses.fake_tensor import (
-        DataDependentOutputException,
-        DynamicOutputShapeException,
-        FakeTensorMode,
-    )
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
     check_divisible(settings.global_batch_size, settings.accumulate, num_devices)
     rows = settings.global_batch_size // (settings.accumulate * num_devices)
     fabric = launch(_alone(settings))
-    fakes = FakeTensorMode(allow_non_fake_inputs=True)
+    fakes = _fake_tensors()
     with fakes, fabric.device, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Accessing the data pointer")  # copy.deepcopy does
         learner = build()
@@ -141,6 +138,10 @@ def follow_update(
             f"{type(learner).__name__} cannot be estimated: the shapes of its tensors depend on their values "
             f"({error}); masks are to come from the generator alone."
         ) from error
+    finally:
+        # Weak references to the storages of constants, such as batch norm's counters: the garbage collector must not
+        # meet them together with the storages.
+        fakes.fake_tensor_converter.constant_storage_mapping.clear()
     if fabric.device.type == "cpu":
         overhead = _LIBRARIES + round(_HOLES * footprint.peak["activations"])
         footprint = dataclasses.replace(footprint, overhead=overhead)
@@ -185,6 +186,18 @@ def time_updates(
         _peak(fabric.device, before),
         before,
     )
+
+
+def _fake_tensors() -> Any:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    class OneMode(FakeTensorMode):
+        # Fake tensors carry their mode. A deep copy of a network (the target encoder) would copy it too, and with it
+        # weak references to storages: torch 2.13 then frees some of them twice.
+        def __deepcopy__(self, memo: object) -> OneMode:
+            return self
+
+    return OneMode(allow_non_fake_inputs=True)
 
 
 def _alone(settings: TrainSettings) -> TrainSettings:
