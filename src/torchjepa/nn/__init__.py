@@ -1,5 +1,7 @@
 """Networks: encoders over a token grid, the predictor, the projector and what they are made of."""
 
+from torchjepa.nn.action_predictor import ActionPredictor
+from torchjepa.nn.attentive import AttentiveClassifier, AttentivePooler
 from torchjepa.nn.batchnorm import GlobalBatchNorm1d, GlobalBatchNorm2d
 from torchjepa.nn.conv_stem import ConvStemViT
 from torchjepa.nn.convnet import ConvEncoder
@@ -15,6 +17,9 @@ from torchjepa.nn.shared_context import SharedContextPredictor
 from torchjepa.nn.vit import ViT
 
 __all__ = [
+    "ActionPredictor",
+    "AttentiveClassifier",
+    "AttentivePooler",
     "ConvEncoder",
     "ConvStemViT",
     "FanInStd",

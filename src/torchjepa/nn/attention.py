@@ -117,16 +117,18 @@ class Block(nn.Module):
     Args:
         dim: embedding dimension d.
         num_heads: number of attention heads.
-        mlp_ratio: width of the MLP's hidden layer over d, 4 in all released models but the giant (48/11).
+        mlp_ratio: width of the MLP's hidden layer over d, 4 in all released models but the giant (48/11) and the
+            gigantic (64/13).
+        norm_eps: epsilon of the layer norms, 1e-6 in all released encoders and predictors.
     """
 
     recomputes = False  # switched by `recompute_activations`
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, norm_eps: float = 1e-6) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = Attention(dim, num_heads)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = MLP(dim, round(dim * mlp_ratio))
 
     @recomputable

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchjepa.nn.attention import attend
+from torchjepa.nn.attention import Pattern, attend
 from torchjepa.nn.predictor import Predictor
 
 
@@ -27,14 +27,12 @@ class SharedContextPredictor(Predictor):
     Args and Raises are `Predictor`'s.
     """
 
-    def _transform(self, seen: Tensor, asked: Tensor) -> Tensor:
-        num_context, (m, k) = seen.shape[1], asked.shape[1:3]
-        pattern = partial(_share_context, num_context=num_context, num_blocks=m)
+    def _lay_out(self, seen: Tensor, asked: Tensor) -> Tensor:
         # One sequence [context, block 1, ..., block m], so that all but attention is one call for all tokens.
-        tokens = torch.cat([seen, asked.flatten(1, 2)], dim=1)
-        for block in self.blocks[:-1]:
-            tokens = block(tokens, pattern=pattern)
-        return self.blocks[-1](tokens, num_queries=m * k, pattern=pattern)
+        return torch.cat([seen, asked.flatten(1, 2)], dim=1)
+
+    def _pattern(self, num_context: int, num_blocks: int) -> Pattern:
+        return partial(_share_context, num_context=num_context, num_blocks=num_blocks)
 
 
 def _share_context(

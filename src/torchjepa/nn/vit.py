@@ -15,11 +15,10 @@ from torchjepa.nn.attention import Block
 from torchjepa.nn.init import FanInStd, init_transformer, rescale_depth
 from torchjepa.nn.intermediates import run_blocks
 from torchjepa.nn.patch import patch_grid, patchify
-from torchjepa.nn.positions import SinCosPositions
-from torchjepa.nn.rope import RotaryPositions, RotaryTables
+from torchjepa.nn.rope import RotaryPositions, RotaryTables, position_tables, resolve_positions
 from torchjepa.types import Grid
 
-# The published dimensions (ViT, DeiT and I-JEPA papers); giant's MLP ratio gives its 6144.
+# The published dimensions (ViT, DeiT, I-JEPA and V-JEPA 2); the MLP ratios of the giants give 6144 and 8192.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3},
     "small": {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6},
@@ -27,6 +26,20 @@ PRESETS: dict[str, dict[str, Any]] = {
     "large": {"patch_size": 16, "embed_dim": 1024, "depth": 24, "num_heads": 16},
     "huge": {"patch_size": 14, "embed_dim": 1280, "depth": 32, "num_heads": 16},
     "giant": {"patch_size": 16, "embed_dim": 1408, "depth": 40, "num_heads": 16, "mlp_ratio": 48 / 11},
+    "giant_xformers": {
+        "patch_size": 16,
+        "embed_dim": 1408,
+        "depth": 40,
+        "num_heads": 22,
+        "mlp_ratio": 48 / 11,
+    },
+    "gigantic_xformers": {
+        "patch_size": 16,
+        "embed_dim": 1664,
+        "depth": 48,
+        "num_heads": 26,
+        "mlp_ratio": 64 / 13,
+    },
 }
 _DEFAULT_LAYOUT = {1: "w", 2: "wh", 3: "thw"}
 
@@ -84,7 +97,7 @@ class ViT(nn.Module):
     ) -> None:
         super().__init__()
         self.patch_size, size = _resolve_axes(patch_size, image_size)
-        positions = _resolve_positions(positions, len(self.patch_size))
+        positions = resolve_positions(positions or _DEFAULT_LAYOUT[len(self.patch_size)])
         self.embed_dim = embed_dim
         self._config: dict[str, Any] = {
             "patch_size": list(self.patch_size),
@@ -98,7 +111,7 @@ class ViT(nn.Module):
         }
         self.patch_embed = nn.Linear(in_channels * torch.Size(self.patch_size).numel(), embed_dim)
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
-        self.positions = _tables(positions, embed_dim, num_heads)
+        self.positions = position_tables(positions, embed_dim, num_heads)
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         if size is not None:
             self.grid(size)
@@ -111,8 +124,11 @@ class ViT(nn.Module):
 
         Args:
             name: tiny (d 192, 12 blocks, 3 heads, patch 16), small (384, 12, 6), base (768, 12, 12),
-                large (1024, 24, 16), huge (1280, 32, 16, patch 14) or giant (1408, 40, 16, MLP 6144).
-            overrides: arguments of `ViT` that replace or join the preset's.
+                large (1024, 24, 16), huge (1280, 32, 16, patch 14), giant (1408, 40, 16, MLP 6144), and by the
+                names that V-JEPA 2 gives them giant_xformers (1408, 40, 22, MLP 6144) and gigantic_xformers
+                (1664, 48, 26, MLP 8192, of V-JEPA 2.1).
+            overrides: arguments of `ViT` that replace or join the preset's; the released V-JEPA 2 encoders are
+                `patch_size=(2, 16, 16), positions=RotaryPositions(pairing="released")`.
 
         Raises:
             ValueError: an unknown name.
@@ -167,24 +183,6 @@ class ViT(nn.Module):
         table = self.positions(grid, self.patch_embed.weight)
         tokens = tokens + (table if ids is None else table[ids])
         return run_blocks(tokens, self.blocks, self.norm, return_intermediates)
-
-
-def _resolve_positions(
-    positions: str | RotaryPositions | Mapping[str, Any] | None, num_axes: int
-) -> str | RotaryPositions:
-    if positions == "rope":
-        return RotaryPositions()
-    if isinstance(positions, Mapping):
-        return RotaryPositions(**positions)
-    return positions or _DEFAULT_LAYOUT[num_axes]
-
-
-def _tables(
-    positions: str | RotaryPositions, embed_dim: int, num_heads: int
-) -> SinCosPositions | RotaryTables:
-    if isinstance(positions, str):
-        return SinCosPositions(embed_dim, positions)
-    return RotaryTables(embed_dim // num_heads, positions)
 
 
 def _resolve_axes(
