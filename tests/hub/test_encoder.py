@@ -98,7 +98,7 @@ def test_an_architecture_of_ones_own_is_brought_along(tmp_path):
     torch.manual_seed(0)
     encoder = Own()
     folder = save_encoder(tmp_path / "own", encoder, pool="mean", preprocessing=PREPROCESSING)
-    with pytest.raises(ValueError, match=r"custom architecture \(tests.*Own\).*load_encoder\(folder, model="):
+    with pytest.raises(ValueError, match=r"custom architecture \(Own\).*load_encoder\(folder, model="):
         load_encoder(folder)
     x = torch.randn(2, 3, 4, 4)
     assert torch.equal(load_encoder(folder, Own()).model(x), encoder(x))
@@ -156,7 +156,7 @@ def test_keys_are_checked(tmp_path):
     config, preprocessing = folder / "config.json", folder / "preprocessing.json"
     good = config.read_text()
     for changes, message in (
-        ({"format": 2}, "format 2, and this torchjepa reads 1"),
+        ({"format": 3}, "format 3, and this torchjepa reads 1 and 2"),
         ({"pool": None}, r"missing keys \['pool'\]"),
         ({"pools": "mean"}, r"unknown keys \['pools'\]"),
         ({"kwargs": {"width": 3}}, "ConvEncoder does not take the stored arguments"),
@@ -191,3 +191,71 @@ def test_what_does_not_fit_into_json_is_refused(tmp_path):
 def test_an_unknown_pool_is_refused_at_once(tmp_path):
     with pytest.raises(ValueError, match="no pooling 'max'"):
         save_encoder(tmp_path / "e", conv(), pool="max", preprocessing=PREPROCESSING)
+
+
+def predictor() -> Predictor:
+    return Predictor(encoder_dim=24, embed_dim=12, depth=1, num_heads=2)
+
+
+def test_further_parts_are_kept_and_read_on_request(tmp_path):
+    kept = predictor()
+    folder = save_encoder(
+        tmp_path / "both",
+        vit(),
+        pool="mean",
+        preprocessing=PREPROCESSING,
+        family="ijepa",
+        parts={"predictor": kept},
+        texts={"README.md": "a card\n"},
+    )
+    alone, both = load_encoder(folder), load_encoder(folder, parts=["predictor"])
+    assert (alone.family, alone.parts, alone.config["format"]) == ("ijepa", {}, 2)
+    stored = both.parts["predictor"].state_dict()
+    assert all(torch.equal(value, stored[name]) for name, value in kept.state_dict().items())
+    assert (folder / "README.md").read_text() == "a card\n"
+    with pytest.raises(ValueError, match=r"has no part 'projector'; it has predictor"):
+        load_encoder(folder, parts=["projector"])
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([], "parts must map names"),
+        ({"predictor": 3}, "parts must map names"),
+        ({"../../etc/x": {"architecture": "Predictor", "kwargs": {}}}, "not the name of a part"),
+        ({"predictor": {"architecture": "Predictor"}}, r"missing keys \['kwargs'\]"),
+        ({"predictor": {"architecture": "os.system", "kwargs": {}}}, r"torchjepa\.nn has"),
+        (
+            {"predictor": {"architecture": "Predictor", "kwargs": {"x": 1}}},
+            "does not take the stored arguments",
+        ),
+    ],
+)
+def test_a_strangers_parts_run_nothing(tmp_path, parts, message):
+    folder = save_encoder(
+        tmp_path / "both", vit(), pool="mean", preprocessing=PREPROCESSING, parts={"predictor": predictor()}
+    )
+    edit(folder / "config.json", parts=parts)
+    with pytest.raises(ValueError, match=message):
+        load_encoder(folder, parts=["predictor"])
+
+
+def test_no_import_path_is_stored(tmp_path):
+    for name, encoder in (("own", vit()), ("foreign", Own())):
+        folder = save_encoder(
+            tmp_path / name,
+            encoder,
+            pool="mean",
+            preprocessing=PREPROCESSING,
+            parts={"predictor": predictor()},
+        )
+        text = (folder / "config.json").read_text()
+        assert "torchjepa." not in text
+        assert "tests." not in text
+
+
+def test_only_networks_of_torchjepa_are_parts(tmp_path):
+    for name, part in (("projector", Own()), ("model", predictor()), ("a/b", predictor())):
+        with pytest.raises(ValueError, match=r"part"):
+            save_encoder(tmp_path / "x", vit(), pool="mean", preprocessing=PREPROCESSING, parts={name: part})
+    assert not list(tmp_path.iterdir())
