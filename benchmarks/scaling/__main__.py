@@ -1,6 +1,6 @@
 """Measure how cost grows, and say where it grows faster than it should.
 
-    python -m benchmarks.scaling                          every curve (about five minutes on two cores)
+    python -m benchmarks.scaling                          every curve (about ten minutes on two cores)
     python -m benchmarks.scaling "masks over tokens"      some, by name or by the name of their file
     python -m benchmarks.scaling --write docs/growth.md   put all that has been measured so far into the page
 

@@ -18,8 +18,18 @@ from torchjepa.engine.optim import adamw
 def curves() -> Iterator[Curve]:
     """I-JEPA from Ti to B with its optimizer (the L's 6 GB would measure the disk)."""
     widths, most = tuple(SIZES)[:3], {"seconds": 1.0, "bytes": 1.0}
-    yield Curve("checkpoint written over parameters", "width", widths, _written, most, against="parameters")
-    yield Curve("checkpoint read over parameters", "width", widths, _read, most, against="parameters")
+    yield Curve(
+        "checkpoint written over parameters",
+        "width",
+        widths,
+        _written,
+        most,
+        against="parameters",
+        fresh=True,
+    )
+    yield Curve(
+        "checkpoint read over parameters", "width", widths, _read, most, against="parameters", fresh=True
+    )
 
 
 def _written(width: int) -> Mapping[str, float]:

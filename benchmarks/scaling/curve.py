@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 # Logarithms and noise come to 0.1; what outgrows a cache on the way (torch.randperm alone has 1.2 from 1e4 to 1e6) to
 # another 0.15. What is quadratic has 1 too many.
@@ -27,6 +30,8 @@ class Curve:
         measure: figures at a size: "seconds", "bytes" and whatever else is to stand in the table.
         most: for each figure that is judged the greatest exponent it may have, 1 for linear, 0 for flat.
         against: the figure that the exponents are over; by default the size itself.
+        fresh: whether each size is measured in a process of its own, as memory has to be: what one size has freed
+            the next would take without growing. `measure` must be picklable.
     """
 
     name: str
@@ -35,6 +40,16 @@ class Curve:
     measure: Callable[[int], Mapping[str, float]]
     most: Mapping[str, float]
     against: str | None = None
+    fresh: bool = False
+
+    def at(self, size: int) -> Mapping[str, float]:
+        """The figures at a size."""
+        if not self.fresh:
+            return self.measure(size)
+        with ProcessPoolExecutor(
+            1, get_context("spawn"), torch.set_num_threads, (torch.get_num_threads(),)
+        ) as pool:
+            return pool.submit(self.measure, size).result()
 
 
 @dataclass(frozen=True)
@@ -60,7 +75,7 @@ class Measured:
         """Measure a curve, size by size."""
         rows = []
         for size in curve.sizes:
-            rows.append({curve.axis: float(size), **curve.measure(size)})
+            rows.append({curve.axis: float(size), **curve.at(size)})
             told(f"{curve.name}: {', '.join(f'{key} {value:.4g}' for key, value in rows[-1].items())}")
         return cls(curve.name, curve.axis, curve.against or curve.axis, dict(curve.most), rows)
 

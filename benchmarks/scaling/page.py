@@ -12,6 +12,7 @@ from benchmarks.scaling.curve import Measured
 
 _COLUMNS = 3
 _COLOURS = {"seconds": "#2a6fbb", "bytes": "#c2571a"}
+_MORE_COLOURS = ("#4a4a4a", "#2e8b57", "#8e5ba6", "#b8860b", "#17888f")
 
 
 def write_page(path: Path, curves: Sequence[Measured]) -> None:
@@ -56,14 +57,20 @@ def _draw(path: Path, curves: Sequence[Measured]) -> None:
 
 def _panel(axes: Any, curve: Measured) -> None:
     """Each figure over its value at the largest size, so that time and memory share an axis; dotted: as it may."""
+    from matplotlib.ticker import NullFormatter
+
     x = [row[curve.against] for row in curve.rows]
+    others = iter(_MORE_COLOURS)
     for figure, most in curve.most.items():
         y = [row[figure] / curve.rows[-1][figure] for row in curve.rows]
-        colour = _COLOURS.get(figure, "#4a4a4a")
+        colour = _COLOURS.get(figure) or next(others)
         axes.loglog(
             x, y, "o-", color=colour, ms=3, lw=1.2, label=f"{figure}, slope {curve.exponent(figure):.2f}"
         )
         axes.loglog(x, [(value / x[-1]) ** most for value in x], ":", color=colour, lw=1)
+    axes.set_ylim(min(axes.get_ylim()[0], 0.08), max(axes.get_ylim()[1], 1.3))
+    for axis in axes.xaxis, axes.yaxis:
+        axis.set_minor_formatter(NullFormatter())  # its labels overlap where there are less than two decades
     axes.set_title(curve.name, fontsize=8.5)
     axes.set_xlabel(curve.against)
     axes.set_ylabel("share of the largest")

@@ -24,11 +24,21 @@ SIZES = {
 def curves() -> Iterator[Curve]:
     """By batch at 32 x 32, by tokens of patches of 16, by width from Ti to L at 224 x 224."""
     batches, tokens = (8, 16, 32, 64, 128, 256, 512), (64, 196, 400, 784, 1600, 3136)
-    yield Curve("step over batch", "samples", batches, _of_batch, _LINEAR)
-    yield Curve("step over tokens", "tokens", tokens, _of_tokens, _LINEAR, against="FLOPs")
+    yield Curve("step over batch", "samples", batches, _of_batch, _LINEAR, fresh=True)
+    yield Curve("step over tokens", "tokens", tokens, _of_tokens, _LINEAR, against="FLOPs", fresh=True)
     recomputed = partial(_of_tokens, recompute=True)
-    yield Curve("recomputing step over tokens", "tokens", tokens[:-1], recomputed, _LINEAR, against="FLOPs")
-    yield Curve("step over parameters", "width", tuple(SIZES), _of_width, _LINEAR, against="FLOPs")
+    yield Curve(
+        "recomputing step over tokens",
+        "tokens",
+        tokens[:-1],
+        recomputed,
+        _LINEAR,
+        against="FLOPs",
+        fresh=True,
+    )
+    yield Curve(
+        "step over parameters", "width", tuple(SIZES), _of_width, _LINEAR, against="FLOPs", fresh=True
+    )
 
 
 def recipe_of(

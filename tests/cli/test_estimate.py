@@ -68,19 +68,14 @@ def test_shapes_are_those_of_the_views(name: str, shapes: list[tuple[int, ...]])
 
 
 @pytest.mark.slow
-def test_memory_is_within_15_percent_of_the_measured_peak() -> None:
-    sizes = ["--image-size", "32", "--patch-size", "4", "--batch-size", "64", "--accelerator", "cpu"]
-    command = [
-        sys.executable,
-        "-m",
-        "torchjepa",
-        "estimate",
-        "ijepa-tiny",
-        *sizes,
-        "--precision",
-        "32",
-        "--json",
-    ]
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+@pytest.mark.parametrize(
+    "sizes",
+    ["--image-size 32 --patch-size 4 --batch-size 64", "--image-size 96 --patch-size 8 --batch-size 16"],
+)
+def test_memory_is_within_15_percent_of_the_measured_peak(precision: str, sizes: str) -> None:
+    words = [*sizes.split(), "--accelerator", "cpu", "--precision", precision, "--json"]
+    command = [sys.executable, "-m", "torchjepa", "estimate", "ijepa-tiny", *words]
     content = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert content["memory"]["process"] == pytest.approx(content["measured"]["bytes"], rel=0.15)
 

@@ -8,13 +8,13 @@ import sys
 import pytest
 
 PROGRAM = """
-import resource, numpy
+import resource, sys, numpy
 from torchjepa.engine.host_memory import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
-        blocks = [numpy.ones(1 << 20, numpy.float32) for _ in range(20)]
+        blocks = [numpy.ones(1 << int(sys.argv[1]), numpy.float32) for _ in range(3)]
         del blocks
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -26,10 +26,13 @@ print(int(taken), returned, faults())
 """
 
 
-def test_freed_memory_is_taken_again_without_page_faults():
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("exponent", [20, 24])  # blocks of 4 and of 64 MiB: glibc maps the latter one by one
+def test_freed_memory_is_taken_again_without_page_faults(exponent):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(exponent)], capture_output=True, text=True, check=True
+    )
     taken, returned, kept = map(int, done.stdout.split())
     if not taken:
         pytest.skip("another C library than glibc")
-    assert returned > 1000  # 400 MiB, whatever the size of a page
+    assert returned > 100  # 60 MiB and more, whatever the size of a page
     assert kept < 0.1 * returned

@@ -27,10 +27,10 @@ from torchjepa.types import Batch
 # Mask sizes differ from step to step: the memory is the most of so many updates, the FLOPs are their mean.
 _FOLLOWED = 4
 _TIMED = 5
-# What a process on the CPU takes beside its tensors: libraries that the first update wakes, and holes that glibc leaves
-# between blocks. Fitted to eight float32 runs of 0.1 to 1.3 GB, which it meets within 8 %. It is far too little for
-# bfloat16 (measured 33 to 46 % more) and for recomputed activations (docs/growth.md).
-_LIBRARIES, _HOLES = 45_000_000, 0.15
+# What a process on the CPU takes beside its tensors: what kernels and libraries take, and, as a share of the
+# activations, holes that glibc leaves between blocks. Fitted to 18 float32 runs and 3 in bfloat16, held out were 6
+# others (docs/growth.md). Where activations are recomputed the holes are larger.
+_BESIDES = {"32": (20_000_000, 0.10), "bf16-mixed": (60_000_000, 0.55)}
 _KINDS = ("weights", "gradients", "optimizer", "target")
 
 
@@ -143,7 +143,8 @@ def follow_update(
         # meet them together with the storages.
         fakes.fake_tensor_converter.constant_storage_mapping.clear()
     if fabric.device.type == "cpu":
-        overhead = _LIBRARIES + round(_HOLES * footprint.peak["activations"])
+        fixed, share = _BESIDES[settings.precision]
+        overhead = fixed + round(share * footprint.peak["activations"])
         footprint = dataclasses.replace(footprint, overhead=overhead)
     return footprint if num_devices == 1 else _spread(footprint, learner, settings, num_devices)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import ctypes
 import sys
 
-# mallopt's names in glibc's malloc.h; 32 MiB is the largest threshold that it takes on 64-bit machines.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGEST_THRESHOLD = 32 << 20
+# mallopt's names in glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> bool:
@@ -27,4 +26,5 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     trimmed = mallopt(_M_TRIM_THRESHOLD, ctypes.c_int(2**31 - 1))
-    return bool(trimmed and mallopt(_M_MMAP_THRESHOLD, ctypes.c_int(_LARGEST_THRESHOLD)))
+    # Blocks of any size come from the heap; those of 32 MiB and more never would otherwise.
+    return bool(trimmed and mallopt(_M_MMAP_MAX, ctypes.c_int(0)))
