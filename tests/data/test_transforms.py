@@ -126,6 +126,21 @@ def test_normalising_part_by_part_changes_no_bit():
     assert torch.equal(preprocessing.normalise(pixels), expected)
 
 
+def test_clips_are_normalised_frame_by_frame():
+    preprocessing = Preprocessing(8, num_frames=3, frame_rate=4)
+    clips = torch.randint(256, (2, 3, 8, 10, 3), dtype=torch.uint8)
+    expected = [torch.stack([preprocessing.normalise(clip)[i] for i in range(3)], dim=1) for clip in clips]
+    assert torch.equal(preprocessing.normalise_clips(clips), torch.stack(expected))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"num_frames": 0}, {"frame_rate": 4.0}, {"num_frames": 2, "frame_rate": 0}]
+)
+def test_a_clip_has_frames_and_a_rate_only_with_them(wrong):
+    with pytest.raises(ValueError, match="num_frames must be at least 1"):
+        Preprocessing(8, **wrong)
+
+
 def test_flip_mirrors_the_same_crop():
     preprocessing, images = Preprocessing(16), pictures([(32, 32)] * 8)
     straight = MaskedViewTransform(preprocessing).crop(images, keys(range(8)))[0]

@@ -178,6 +178,16 @@ def test_keys_are_checked(tmp_path):
         load_encoder(folder)
 
 
+def test_what_was_kept_before_videos_is_read_and_what_is_kept_of_them_comes_back(tmp_path):
+    folder = save_encoder(tmp_path / "encoder", vit(), pool="mean", preprocessing=PREPROCESSING)
+    edit(folder / "preprocessing.json", num_frames=None, frame_rate=None)  # as older files lack them
+    assert "num_frames" not in (folder / "preprocessing.json").read_text()
+    assert load_encoder(folder).preprocessing == PREPROCESSING
+    clips = Preprocessing(16, num_frames=64, frame_rate=4.0)
+    save_encoder(folder, vit(), pool="mean", preprocessing=clips)
+    assert load_encoder(folder).preprocessing == clips
+
+
 def test_what_does_not_fit_into_json_is_refused(tmp_path):
     with pytest.raises(ValueError, match="does not fit into JSON"):
         save_encoder(tmp_path / "e", conv(), pool="mean", preprocessing=PREPROCESSING, extra={"x": object()})

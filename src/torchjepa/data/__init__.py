@@ -1,4 +1,4 @@
-"""Images from folders, arrays and arithmetic; views of them; streams of batches."""
+"""Images from folders, arrays and arithmetic; views of them; streams of batches; clips of videos."""
 
 from torchjepa.data.arrays import ArraySource
 from torchjepa.data.decode import decode_image
@@ -20,10 +20,20 @@ from torchjepa.data.transforms import (
     TwoViewTransform,
     ViewTransform,
 )
+from torchjepa.data.videos import (
+    VIDEO_EXTENSIONS,
+    Clip,
+    Frame,
+    VideoReader,
+    clip_windows,
+    find_videos,
+    read_clip,
+)
 
 __all__ = [
     "ArraySource",
     "BatchStream",
+    "Clip",
     "Crops",
     "DataError",
     "DataSplit",
@@ -33,6 +43,7 @@ __all__ = [
     "EvalStream",
     "EXTENSIONS",
     "FolderSource",
+    "Frame",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "ImageSource",
@@ -43,9 +54,14 @@ __all__ = [
     "SampleKeys",
     "Subset",
     "TwoViewTransform",
+    "VIDEO_EXTENSIONS",
+    "VideoReader",
     "ViewTransform",
     "WorkerKilledError",
+    "clip_windows",
     "decode_image",
+    "find_videos",
     "open_data",
     "open_source",
+    "read_clip",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -77,15 +78,19 @@ class Preprocessing:
         num_channels: channels of the result.
         mean: one number for each channel, of values in [0, 1].
         std: one number for each channel, above 0.
+        num_frames: frames of a clip, for a network that takes videos; `None` for one that takes images.
+        frame_rate: frames of a clip for each second of the video, where the network was trained at one.
 
     Raises:
-        ValueError: a size or a number of channels below 1, or mean and std of another length.
+        ValueError: a size or a number below 1, mean and std of another length, or a frame rate without frames.
     """
 
     image_size: int
     num_channels: int = 3
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    num_frames: int | None = None
+    frame_rate: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))  # JSON gives lists
@@ -96,6 +101,13 @@ class Preprocessing:
             raise ValueError(
                 f"Preprocessing: mean and std need {self.num_channels} numbers (num_channels), std above 0, "
                 f"got mean={self.mean}, std={self.std}."
+            )
+        if (self.num_frames is not None and self.num_frames < 1) or (
+            self.frame_rate is not None and (self.num_frames is None or not 0 < self.frame_rate < math.inf)
+        ):
+            raise ValueError(
+                "Preprocessing: num_frames must be at least 1, and frame_rate above 0 and with num_frames, got "
+                f"num_frames={self.num_frames}, frame_rate={self.frame_rate}."
             )
 
     def __call__(self, image: NDArray[np.uint8]) -> Float[Tensor, "c h w"]:
@@ -122,6 +134,10 @@ class Preprocessing:
         for part, source in zip(out.split(rows), planes.split(rows), strict=True):
             self.standardise(part.copy_(source).div_(255))
         return out
+
+    def normalise_clips(self, clips: UInt8[Tensor, "b t h w c"]) -> Float[Tensor, "b c t h w"]:
+        """(x / 255 - mean) / std, channels first."""
+        return self.normalise(clips.flatten(0, 1)).unflatten(0, clips.shape[:2]).transpose(1, 2)
 
     def standardise(self, values: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """(x - mean) / std for values in [0, 1], which are overwritten."""
