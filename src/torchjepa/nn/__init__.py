@@ -8,7 +8,7 @@ from torchjepa.nn.convnet import ConvEncoder
 from torchjepa.nn.init import FanInStd
 from torchjepa.nn.patch import patch_grid, patchify
 from torchjepa.nn.pooling import MeanMaxPool, MeanPool, pool_by_name
-from torchjepa.nn.positions import sincos_positions
+from torchjepa.nn.positions import ResizedPositions, sincos_positions
 from torchjepa.nn.predictor import Predictor
 from torchjepa.nn.projector import Projector
 from torchjepa.nn.recompute import recompute_activations
@@ -29,6 +29,7 @@ __all__ = [
     "MeanPool",
     "Predictor",
     "Projector",
+    "ResizedPositions",
     "RotaryPositions",
     "SharedContextPredictor",
     "ViT",

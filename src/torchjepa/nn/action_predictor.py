@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from torchjepa.nn.attention import Block, attend
 from torchjepa.nn.init import FanInStd, init_transformer, rescale_depth
-from torchjepa.nn.rope import RotaryPositions, RotaryTables, resolve_positions
+from torchjepa.nn.position_kinds import resolve_positions
+from torchjepa.nn.rope import RotaryPositions, RotaryTables
 from torchjepa.types import Grid
 
 
@@ -159,7 +160,7 @@ class ActionPredictor(nn.Module):
 
 def _rotary(positions: str | RotaryPositions | Mapping[str, Any]) -> RotaryPositions:
     resolved = resolve_positions(positions)
-    if isinstance(resolved, str):
+    if not isinstance(resolved, RotaryPositions):
         raise ValueError(
             f"ActionPredictor: positions must be rotary, got {resolved!r}; use 'rope', or "
             f"RotaryPositions(pairing='released') for the released weights."
@@ -181,8 +182,11 @@ def _attend_to_the_past(
 ) -> Float[Tensor, "b heads j e"]:
     """`attend` where the tokens of a frame see those of the frames up to it.
 
-    A call for each frame: half of the products that a mask would throw away, and no mask of j x j to store.
+    A call for each frame: no mask of j x j to store, and none of the products that it would throw away.
     """
-    ends = range(per_frame, q.shape[2] + 1, per_frame)
-    frames = [attend(q[:, :, end - per_frame : end], k[:, :, :end], v[:, :, :end]) for end in ends]
-    return torch.cat(frames, dim=2)
+    frames = []
+    # From the last frame to the first, each cutting what the one before it saw: the way back then pads step by step.
+    for queries in reversed(q.split(per_frame, dim=2)):
+        frames.append(attend(queries, k, v))
+        k, v = k[:, :, :-per_frame], v[:, :, :-per_frame]
+    return torch.cat(frames[::-1], dim=2)

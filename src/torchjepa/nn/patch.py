@@ -31,7 +31,8 @@ def patch_grid(input_shape: Sequence[int], patch_size: Sequence[int]) -> Grid:
         )
     for length, patch in zip(input_shape, patch_size):
         if length < patch or length % patch:
-            nearest = max(round(length / patch), 1) * patch
+            below = length // patch * patch
+            nearest = f"{below} or {below + patch}" if below else str(patch)
             raise ValueError(
                 f"grid: an input of {tuple(input_shape)} is not a whole number of patches of "
                 f"{tuple(patch_size)}; resize or crop the axis of {length} to {nearest}, or choose a patch "

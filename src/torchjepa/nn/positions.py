@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -127,21 +129,79 @@ def _constant_table(
     return compute(Grid(t=t, h=h, w=w), *settings).to(device=device, dtype=dtype)
 
 
+@dataclass(frozen=True)
+class ResizedPositions:
+    """Sin-cos positions of the grid that weights were trained on, resized to that of the input.
+
+    The table itself is interpolated, by its sizes and with pixel centres aligned (not its corners): bicubic where
+    both grids have one frame (transformers' I-JEPA and V-JEPA's images), else trilinear (V-JEPA's videos). A plain
+    layout counts on beyond the trained grid instead. On the trained grid both are the same.
+
+    Args:
+        layout: as in `sincos_positions`.
+        trained_grid: lengths (t, h, w) of the grid that the weights were trained on.
+
+    Raises:
+        ValueError: the layout does not name axes or leaves out one of the grid, or lengths that are no grid.
+    """
+
+    layout: str
+    trained_grid: Sequence[int]
+
+    def __post_init__(self) -> None:
+        lengths = tuple(self.trained_grid)
+        if len(lengths) != 3 or any(not isinstance(length, int) or length < 1 for length in lengths):
+            raise ValueError(
+                f"ResizedPositions: trained_grid must be three lengths (t, h, w), each at least 1, got "
+                f"{self.trained_grid!r}; use (1, 16, 16) for images of 16 x 16 tokens."
+            )
+        check_layout(self.layout)
+        # A tuple again after a trip through JSON, so that equal positions compare equal.
+        object.__setattr__(self, "trained_grid", lengths)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments, fit for JSON; `ResizedPositions(**config)` is equal."""
+        return {"layout": self.layout, "trained_grid": list(self.trained_grid)}
+
+
 class SinCosPositions(GridTables):
     """`sincos_positions` `[n, dim]`, computed once for each grid, device and dtype that occurs.
 
     Args:
         dim: number of channels.
-        layout: as in `sincos_positions`.
+        positions: layout as in `sincos_positions`, or that of a trained grid to be resized.
 
     Raises:
         ValueError: the layout does not name axes.
     """
 
-    def __init__(self, dim: int, layout: str) -> None:
-        check_layout(layout)
-        super().__init__(_sincos_table, dim, layout)
+    def __init__(self, dim: int, positions: str | ResizedPositions) -> None:
+        if isinstance(positions, str):
+            check_layout(positions)
+            super().__init__(_sincos_table, dim, positions)
+        else:
+            super().__init__(_resized_table, dim, positions.layout, *positions.trained_grid)
 
 
 def _sincos_table(grid: Grid, dim: int, layout: str) -> Tensor:
     return sincos_positions(grid, dim, layout=layout)
+
+
+def _resized_table(grid: Grid, dim: int, layout: str, *lengths: int) -> Tensor:
+    trained = Grid(**dict(zip("thw", lengths)))
+    table = sincos_positions(trained, dim, layout=layout)
+    if grid == trained:
+        return table
+    for axis, length, trained_length in zip("thw", grid.shape, trained.shape):
+        if trained_length == 1 < length:
+            raise ValueError(
+                f"positions: nothing to interpolate along {axis!r}, one token when trained and {length} now; use "
+                f"inputs of one, or the plain layout {layout!r}."
+            )
+    volume = table.T.unflatten(1, trained.shape)[None]
+    if grid.t == trained.t == 1:
+        resized = F.interpolate(volume[:, :, 0], size=grid.shape[1:], mode="bicubic", align_corners=False)
+    else:
+        resized = F.interpolate(volume, size=grid.shape, mode="trilinear", align_corners=False)
+    return resized[0].flatten(1).T.contiguous()

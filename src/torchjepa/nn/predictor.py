@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torchjepa import rng
 from torchjepa.nn.attention import Block, Pattern, attend
 from torchjepa.nn.init import FanInStd, fill_normal, init_transformer, rescale_depth
+from torchjepa.nn.position_kinds import Positions, position_tables, positions_config, resolve_positions
 from torchjepa.nn.positions import NO_POSITIONS
-from torchjepa.nn.rope import RotaryPositions, RotaryTables, position_tables, resolve_positions
+from torchjepa.nn.rope import RotaryTables
 from torchjepa.types import Grid
 
 
@@ -35,7 +36,7 @@ class Predictor(nn.Module):
         mlp_ratio: hidden width of the MLPs over `embed_dim`, 4.
         positions: layout of the sin-cos positions, see `sincos_positions`: `"wh"` for images (default),
             `"thw"` for videos, `"w"` for sequences; not `"none"`, which would ask for all targets alike.
-            Rotary ones as in `ViT`: `RotaryPositions`, the `config` of one, or `"rope"`.
+            Resized and rotary ones as in `ViT`.
         num_mask_tokens: how many mask tokens there are to choose from, 1 (I-JEPA); V-JEPA has one for each of
             its two masks, the released V-JEPA 2 has 10.
         init_std: standard deviation of the initial weights and of the mask tokens, 0.02; see `ViT`. Under
@@ -58,7 +59,7 @@ class Predictor(nn.Module):
         depth: int = 12,
         num_heads: int = 12,
         mlp_ratio: float = 4.0,
-        positions: str | RotaryPositions | Mapping[str, Any] = "wh",
+        positions: Positions | Mapping[str, Any] = "wh",
         num_mask_tokens: int = 1,
         init_std: float | FanInStd = 0.02,
         seed: int = 0,
@@ -73,7 +74,7 @@ class Predictor(nn.Module):
             "depth": depth,
             "num_heads": num_heads,
             "mlp_ratio": mlp_ratio,
-            "positions": positions.config if isinstance(positions, RotaryPositions) else positions,
+            "positions": positions_config(positions),
             "num_mask_tokens": num_mask_tokens,
         }
         self.embed = nn.Linear(encoder_dim, embed_dim)
@@ -87,7 +88,7 @@ class Predictor(nn.Module):
         token_std = 0.02 if isinstance(init_std, FanInStd) else init_std
         fill_normal(self.mask_token, token_std, rng.generator(seed, "init", "mask token"))
 
-    def _check(self, depth: int, positions: str | RotaryPositions, num_mask_tokens: int) -> None:
+    def _check(self, depth: int, positions: Positions, num_mask_tokens: int) -> None:
         name = type(self).__name__
         if depth < 1:
             raise ValueError(

@@ -6,7 +6,7 @@ Axis letters of this file: `e` channels of one head, `p` parts of a projection (
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from torchjepa.nn.positions import GridTables, SinCosPositions
+from torchjepa.nn.positions import GridTables
 from torchjepa.types import Grid
 
 Pairing = Literal["correct", "released"]
@@ -172,36 +172,6 @@ def _factors(grid: Grid, head_dim: int, *settings: Any) -> Tensor:
     angles = rotary_angles(grid, head_dim, RotaryPositions(*settings))
     angles = angles.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1)
     return torch.stack([angles.cos(), angles.sin()])
-
-
-def resolve_positions(positions: str | RotaryPositions | Mapping[str, Any]) -> str | RotaryPositions:
-    """What an argument `positions` stands for.
-
-    Args:
-        positions: a sin-cos layout, which stays; `"rope"` for `RotaryPositions()`; rotary positions or the `config`
-            of some.
-    """
-    if positions == "rope":
-        return RotaryPositions()
-    return RotaryPositions(**positions) if isinstance(positions, Mapping) else positions
-
-
-def position_tables(
-    positions: str | RotaryPositions, dim: int, num_heads: int
-) -> SinCosPositions | RotaryTables:
-    """The tables of a network: to be added to its tokens, or to turn its queries and keys.
-
-    Args:
-        positions: a sin-cos layout or rotary positions.
-        dim: channels of a token.
-        num_heads: attention heads that they are split into.
-
-    Raises:
-        ValueError: the layout does not name axes, or heads that cannot turn.
-    """
-    if isinstance(positions, str):
-        return SinCosPositions(dim, positions)
-    return RotaryTables(dim // num_heads, positions)
 
 
 def even_channels_first(

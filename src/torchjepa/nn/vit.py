@@ -15,7 +15,8 @@ from torchjepa.nn.attention import Block
 from torchjepa.nn.init import FanInStd, init_transformer, rescale_depth
 from torchjepa.nn.intermediates import run_blocks
 from torchjepa.nn.patch import patch_grid, patchify
-from torchjepa.nn.rope import RotaryPositions, RotaryTables, position_tables, resolve_positions
+from torchjepa.nn.position_kinds import Positions, position_tables, positions_config, resolve_positions
+from torchjepa.nn.rope import RotaryTables
 from torchjepa.types import Grid
 
 # The published dimensions (ViT, DeiT, I-JEPA and V-JEPA 2); the MLP ratios of the giants give 6144 and 8192.
@@ -63,9 +64,10 @@ class ViT(nn.Module):
         in_channels: channels of the input, 3.
         mlp_ratio: hidden width of the MLPs over d, 4.
         positions: layout of the sin-cos positions, see `sincos_positions`; by default `"w"`, `"wh"`
-            (I-JEPA's) or `"thw"` (V-JEPA's) by the number of axes; `"none"` for no positions. `RotaryPositions`
-            turn the queries and keys of every block instead (V-JEPA 2's); `"rope"` is `RotaryPositions()`, and
-            the `config` of one is taken too.
+            (I-JEPA's) or `"thw"` (V-JEPA's) by the number of axes; `"none"` for no positions.
+            `ResizedPositions` interpolate the table of a trained grid. `RotaryPositions` turn the queries and
+            keys of every block instead (V-JEPA 2's); `"rope"` is `RotaryPositions()`, and the `config` of either
+            is taken too.
         init_std: standard deviation of the initial weights, 0.02 (as released, for widths of 768 and more);
             output projections of block l are divided by sqrt(2 (l + 1)) besides. (The released I-JEPA code
             undoes that division; ours keeps it.) In narrow networks 0.02 starves a masked model's encoder:
@@ -91,7 +93,7 @@ class ViT(nn.Module):
         image_size: int | Sequence[int] | None = None,
         in_channels: int = 3,
         mlp_ratio: float = 4.0,
-        positions: str | RotaryPositions | Mapping[str, Any] | None = None,
+        positions: Positions | Mapping[str, Any] | None = None,
         init_std: float | FanInStd = 0.02,
         seed: int = 0,
     ) -> None:
@@ -107,7 +109,7 @@ class ViT(nn.Module):
             "image_size": None if size is None else list(size),
             "in_channels": in_channels,
             "mlp_ratio": mlp_ratio,
-            "positions": positions.config if isinstance(positions, RotaryPositions) else positions,
+            "positions": positions_config(positions),
         }
         self.patch_embed = nn.Linear(in_channels * torch.Size(self.patch_size).numel(), embed_dim)
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
