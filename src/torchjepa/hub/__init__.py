@@ -1,5 +1,7 @@
-"""Encoders on their way out: saved to a folder and loaded from one."""
+"""Encoders on their way in and out: anyone's checkpoints opened, ours saved to a folder and loaded from one."""
 
 from torchjepa.hub.encoder import LoadedEncoder, load_encoder, save_encoder
+from torchjepa.hub.load import Pretrained, load
+from torchjepa.hub.report import LoadReport
 
-__all__ = ["LoadedEncoder", "load_encoder", "save_encoder"]
+__all__ = ["LoadReport", "LoadedEncoder", "Pretrained", "load", "load_encoder", "save_encoder"]

@@ -1,0 +1,182 @@
+"""One network of a checkpoint: its arguments from the shapes, its tensors in their places, or all that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import torchjepa.nn
+from torchjepa.hub.family import Family, Network, kind_of
+from torchjepa.hub.keymap import Match, Shape, match, to_ours
+from torchjepa.hub.reading import TensorFile, refuse_non_finite, refuse_wrong_dtypes
+from torchjepa.hub.sources import Source
+from torchjepa.hub.tables import recognise_table
+
+Heads = int | Mapping[str, int] | None
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network and what became of every tensor that the file has for it; the fields are those of `LoadReport`.
+
+    `seen` are all tensors that the file has for the network.
+    """
+
+    network: nn.Module
+    seen: tuple[str, ...]
+    loaded: tuple[str, ...]
+    reshaped: tuple[str, ...]
+    dropped: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexplained: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def build(family: Family, part: str, names: Mapping[str, str], source: Source, num_heads: Heads) -> Built:
+    """Build a network of a checkpoint and fill it, without a second copy of its tensors.
+
+    Args:
+        family: the tables.
+        part: `target_encoder`, `predictor`, ...
+        names: its tensors in the file, name without prefix to full name.
+        source: the file.
+        num_heads: heads that the user gave.
+
+    Raises:
+        ValueError: the architecture cannot be inferred, or a position table is not the family's.
+    """
+    spec = family.networks[kind_of(part)]
+    shapes = {rest: tuple(source.tensors.shape(full)) for rest, full in names.items()}
+    matches, unknown = match(spec.rules, shapes)
+    kwargs = _infer(family, part, spec, matches, shapes)
+    position, dropped, notes = _positions(spec, part, names, source, kwargs)
+    unknown = [name for name in unknown if spec.table is None or name != spec.table.name]
+    kwargs |= position
+    kwargs["num_heads"] = _heads(family, part, spec, kwargs, source.config, num_heads)
+    with torch.device("meta"):
+        network = getattr(torchjepa.nn, spec.architecture)(**kwargs)
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    missing = [f"{part}: {name}" for found in matches for name in found.missing]
+    missing += [f"{part}: {name}" for name in sorted(wanted.keys() - {found.ours for found in matches})]
+    unknown += [name for found in matches if found.ours not in wanted for name in found.theirs]
+    if not missing and not unknown:
+        read = partial(_read, source.tensors, names)
+        _assign(network, part, to_ours(matches, read, wanted), source.name)
+    return Built(
+        network.eval(),
+        seen=tuple(names.values()),
+        loaded=tuple(names[name] for found in matches for name in found.theirs),
+        reshaped=tuple(_reshaped(matches, shapes, wanted)),
+        dropped=dropped,
+        missing=tuple(missing),
+        unexplained=tuple(names[name] for name in unknown),
+        notes=notes,
+    )
+
+
+def _read(tensors: TensorFile, names: Mapping[str, str], name: str, copy: bool) -> Tensor:
+    return tensors.read(names[name], copy=copy)
+
+
+def _infer(
+    family: Family, part: str, spec: Network, matches: list[Match], shapes: Mapping[str, Shape]
+) -> dict[str, Any]:
+    known = {found.ours: tuple(shapes[name] for name in found.theirs) for found in matches}
+    try:
+        return spec.infer(known) | dict(spec.fixed)
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"load: the {part} is no whole {family.title}: its size does not follow from the tensors "
+            f"({type(error).__name__}: {error})."
+        ) from None
+
+
+def _positions(
+    spec: Network, part: str, names: Mapping[str, str], source: Source, kwargs: Mapping[str, Any]
+) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
+    """Arguments that follow from the position table, the line on its being dropped, and notes."""
+    table = spec.table
+    if table is None:
+        return {}, (), ()
+    if table.name not in names:
+        if not table.used:
+            return {}, (), ()
+        note = f"{part}: the file has no {table.name}; the layout {table.layouts[0]!r} of the released code is assumed"
+        return {"positions": table.layouts[0]}, (), (note,)
+    full = names[table.name]
+    num_axes = len(kwargs.get("patch_size", "thw"))
+    known = recognise_table(source.tensors.read(full, copy=True), table.layouts, num_axes)
+    if not table.used:
+        what = "a sin-cos table" if known else "no sin-cos table"
+        return {}, (f"{full}: {what}; rotary networks do not read it",), ()
+    if known is None:
+        raise ValueError(
+            f"load: {full} {tuple(source.tensors.shape(full))} is not the sin-cos table of any grid; torchjepa "
+            "computes its positions and cannot hold learned or changed ones."
+        )
+    layout, grid = known
+    size = {}
+    if "patch_size" in kwargs:
+        lengths = grid.shape[3 - len(kwargs["patch_size"]) :]
+        size = {"image_size": [length * patch for length, patch in zip(lengths, kwargs["patch_size"])]}
+    line = f"{full}: equals the sin-cos table {layout!r} of {grid.t} x {grid.h} x {grid.w}, which is computed"
+    return {"positions": layout} | size, (line,), ()
+
+
+def _heads(
+    family: Family,
+    part: str,
+    spec: Network,
+    kwargs: Mapping[str, Any],
+    config: Mapping[str, Any],
+    asked: Heads,
+) -> int:
+    kind = kind_of(part)
+    if isinstance(asked, Mapping) and (part in asked or kind in asked):
+        return asked[part] if part in asked else asked[kind]
+    key = tuple(kwargs[name] for name in spec.heads_by)
+    known = config.get(spec.config_heads or "", spec.heads.get(key))
+    if isinstance(asked, int) and known not in (None, asked):
+        raise ValueError(
+            f"load: num_heads={asked}, but the {kind} of this {family.title} has {known}; leave num_heads out, or say "
+            f"num_heads={{{kind!r}: {asked}}} to overrule it."
+        )
+    heads = asked if isinstance(asked, int) else known
+    if heads is None:
+        sizes = ", ".join(f"{name} {value}" for name, value in zip(spec.heads_by, key))
+        raise ValueError(
+            f"load: the number of heads does not follow from the tensors, and no known {family.title} has a {kind} of "
+            f"{sizes}; pass num_heads=..., or num_heads={{{kind!r}: ...}} where the networks differ."
+        )
+    return heads
+
+
+def _assign(network: nn.Module, part: str, state: Mapping[str, Tensor], source: str) -> None:
+    """Give the network these tensors themselves: it holds no memory of its own before."""
+    wanted = network.state_dict()
+    wrong = [
+        f"{name} {tuple(tensor.shape)} where the network has {tuple(wanted[name].shape)}"
+        for name, tensor in state.items()
+        if tensor.shape != wanted[name].shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"load: {source}: {len(wrong)} tensors of the {part} do not fit the others: {'; '.join(wrong[:5])}; "
+            "nothing was loaded."
+        )
+    refuse_wrong_dtypes(state, wanted, source)
+    refuse_non_finite(state, source)
+    network.load_state_dict(state, assign=True)
+
+
+def _reshaped(matches: list[Match], shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> list[str]:
+    return [
+        f"{' + '.join(f'{name} {shapes[name]}' for name in found.theirs)} -> {found.ours} {wanted[found.ours]}"
+        for found in matches
+        if found.ours in wanted and [shapes[name] for name in found.theirs] != [wanted[found.ours]]
+    ]
