@@ -5,7 +5,6 @@ The zip directory and the pickle's imports are checked first; `torch.load(weight
 
 from __future__ import annotations
 
-import pickletools
 import shlex
 import struct
 import threading
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from torchjepa.hub.contents import Contents, Entry, check_name, one_line
+from torchjepa.hub.pickle_scan import imports, refuse_copying
 from torchjepa.hub.records import MAX_TABLE, Region, data_regions, read_directory
 
 _DEEPEST, _MOST_LEAVES = 32, 1_000_000
@@ -91,36 +91,12 @@ def read_pickle(path: Path) -> Contents:
     if directory["data.pkl"].num_bytes > MAX_TABLE:
         size = directory["data.pkl"].num_bytes
         raise ValueError(f"{path} has a pickle of {size} bytes; at most {MAX_TABLE} are read.")
-    wanted = imports(path, directory["data.pkl"].read())
+    pickle = directory["data.pkl"].read()
+    wanted = imports(path, pickle)
     _refuse_imports(path, wanted)
+    refuse_copying(path, pickle)
     tensors, other = _flatten(path, _load(path, wanted & _STAND_INS.keys()))
     return Contents("pickle", _with_regions(path, tensors, directory), other)
-
-
-def imports(path: Path, pickle: bytes) -> set[str]:
-    """What a pickle would import, found by reading its instructions and following none.
-
-    Args:
-        path: of the file, for the message.
-        pickle: the bytes.
-
-    Raises:
-        ValueError: they are not a pickle.
-    """
-    found, last = set(), ["?", "?"]
-    try:
-        for operation, argument, _ in pickletools.genops(pickle):
-            if operation.name in ("GLOBAL", "INST"):
-                found.add(str(argument).replace(" ", ".", 1))
-            elif operation.name == "STACK_GLOBAL":  # protocol 4: module and name were pushed before
-                found.add(".".join(last))
-            elif isinstance(argument, str):
-                last = [last[1], argument]
-    except Exception as error:  # a damaged pickle can make the reader fail in any way
-        raise ValueError(
-            f"{path} is damaged: its pickle ends in {one_line(error)}. Fetch it again."
-        ) from None
-    return found
 
 
 def _refuse_imports(path: Path, wanted: set[str]) -> None:

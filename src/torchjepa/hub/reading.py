@@ -108,8 +108,8 @@ def _read_copy(entry: Entry) -> Tensor:
         return tensor.clone()
     values = torch.empty(tensor.shape, dtype=tensor.dtype)
     with region.path.open("rb") as file:
-        file.seek(region.start + tensor.storage_offset() * tensor.element_size())
-        file.readinto(values.reshape(-1).view(torch.uint8).numpy())
+        file.seek(region.start + int(tensor.storage_offset()) * tensor.element_size())
+        file.readinto(values.reshape(-1).view(torch.uint8).numpy().data)
     return values
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-MAX_TABLE = 16 * 2**20  # bytes of a directory, a pickle or a header; the released files have under 1 MiB
+MAX_TABLE = 8 * 2**20  # bytes of a directory, a pickle or a header; the released files have under 1 MiB
 _CHUNK = 2**20
 _END, _END_64, _LOCATOR_64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 

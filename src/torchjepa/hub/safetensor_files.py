@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -63,7 +63,7 @@ def read_safetensors(path: Path) -> Contents:
         check_name(path, name)
     if not header or size == length + 8:
         return Contents("safetensors", {name: _empty(path, name, header[name]) for name in header}, metadata)
-    storage = torch.UntypedStorage.from_file(str(path), False, size)
+    storage = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), False, size))
     return Contents(
         "safetensors",
         {name: _entry(path, name, header[name], storage, 8 + length) for name in _in_order(header)},
@@ -73,14 +73,22 @@ def read_safetensors(path: Path) -> Contents:
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(text)
+        header = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} is damaged or no safetensors file: its header is no JSON ({one_line(error)})."
+            f"{path} is damaged or no safetensors file: its header cannot be read ({one_line(error)})."
         ) from None
     if not isinstance(header, dict):
         raise ValueError(f"{path} is no safetensors file: its header is a {type(header).__name__}.")
     return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Of two entries of one name each reader takes the one it likes.
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("it names something twice")
+    return values
 
 
 def _in_order(header: dict[str, Any]) -> list[str]:
