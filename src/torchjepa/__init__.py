@@ -19,7 +19,7 @@ _ROOMS = frozenset(
     module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")
 )
 # Functions that have no need of their room's name, and the room.
-_FUNCTIONS = {"load": "hub"}
+_FUNCTIONS = {"load": "hub", "push_to_hub": "hub", "save": "hub"}
 
 
 def __getattr__(name: str) -> Any:

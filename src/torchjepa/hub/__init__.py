@@ -3,5 +3,15 @@
 from torchjepa.hub.encoder import LoadedEncoder, load_encoder, save_encoder
 from torchjepa.hub.load import Pretrained, load
 from torchjepa.hub.report import LoadReport
+from torchjepa.hub.save import push_to_hub, save
 
-__all__ = ["LoadReport", "LoadedEncoder", "Pretrained", "load", "load_encoder", "save_encoder"]
+__all__ = [
+    "LoadReport",
+    "LoadedEncoder",
+    "Pretrained",
+    "load",
+    "load_encoder",
+    "push_to_hub",
+    "save",
+    "save_encoder",
+]

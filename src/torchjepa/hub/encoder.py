@@ -94,7 +94,7 @@ def save_encoder(
     """
     pool_by_name(pool)
     folder, parts = Path(folder), dict(parts or {})
-    config = _config(encoder, pool, dict(extra or {}), family, parts)
+    config = encoder_config(encoder, pool, extra or {}, family, parts)
     pictures = {name: value for name, value in asdict(preprocessing).items() if value is not None}
     texts = {
         "config.json": _to_json(config),
@@ -130,7 +130,7 @@ def load_encoder(
     folder = Path(folder)
     for name in ("config.json", "model.safetensors", "preprocessing.json"):
         _check_file(folder, name)
-    config = _read_config(folder / "config.json")
+    config = read_config(folder / "config.json")
     if model is None:
         if config["architecture"] == CUSTOM:
             raise ValueError(
@@ -144,16 +144,17 @@ def load_encoder(
     return LoadedEncoder(model.eval(), config["pool"], preprocessing, config, read)
 
 
-def _config(
-    encoder: nn.Module, pool: str, extra: dict[str, Any], family: str, parts: Mapping[str, nn.Module]
+def encoder_config(
+    encoder: nn.Module, pool: str, extra: Mapping[str, Any], family: str, parts: Mapping[str, nn.Module]
 ) -> dict[str, Any]:
+    """What `save_encoder` writes to `config.json`; its arguments are those."""
     own = _own_encoders().get(type(encoder).__name__) is type(encoder)
     config: dict[str, Any] = {
         "format": FORMAT,
         "architecture": type(encoder).__name__ if own else CUSTOM,
         "kwargs": encoder.config if own else {},
         "pool": pool,
-        "extra": extra,
+        "extra": dict(extra),
     }
     if not own:
         config["class"] = type(encoder).__qualname__  # tells a person which network to bring
@@ -249,7 +250,8 @@ def _refuse(path: Path, verb: str, names: list[str]) -> None:
         )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """A `config.json` whose every key has been checked, or a `ValueError`."""
     config = _from_json(path)
     if config.get("format") not in (FORMAT, FORMAT_WITH_PARTS):
         raise ValueError(
