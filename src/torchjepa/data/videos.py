@@ -151,7 +151,7 @@ class VideoReader:
     def _jump_pays(self, target: Fraction) -> bool:
         if self._following is None or self._following.pts >= target:
             return False
-        index = getattr(self._stream, "index_entries", ())  # not in every PyAV
+        index: Any = getattr(self._stream, "index_entries", ())  # not in every PyAV
         if (
             len(index) and index[len(index) - 1].timestamp >= target
         ):  # some formats index only what has been read

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
 from torchjepa.data import Preprocessing
 from torchjepa.hub.building import Built, build
 from torchjepa.hub.choosing import choose_family, choose_parts
+from torchjepa.hub.encode import Encoded, EncodeOptions, encode
 from torchjepa.hub.encoder import OWN_FAMILY, load_encoder, read_config
 from torchjepa.hub.family import kind_of
 from torchjepa.hub.inputs import infer_preprocessing
@@ -44,6 +45,10 @@ class Pretrained:
     pool: str
     config: Mapping[str, Any]
     report: LoadReport
+
+    def encode(self, inputs: Any, **options: Unpack[EncodeOptions]) -> Encoded:
+        """Features of images and videos, of files or in memory: `torchjepa.hub.encode` with this model."""
+        return encode(self, inputs, **options)
 
 
 def load(
