@@ -14,6 +14,7 @@ _MOST_COPIED = 4_000_000
 _LARGEST_GROWTH = 4  # bytes that a codec makes of a character
 
 _ATOMS = {"NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1"}
+_STORAGE = "torch.storage UntypedStorage"  # takes any size when called; files name it and never call it
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -66,7 +67,7 @@ def refuse_copying(path: Path, pickle: bytes) -> None:
 
 
 class _Sizes:
-    """The pickle machine with sizes in place of values: an int, `[size]` where it can grow, a tuple of sizes."""
+    """The pickle machine with sizes in place of values: an int, `[size]` where it can grow, a tuple, an import's name."""
 
     def __init__(self) -> None:
         self.copied = 0
@@ -75,8 +76,10 @@ class _Sizes:
         self.memo: dict[int, Any] = {}
 
     def step(self, name: str, argument: Any) -> None:
-        if name in _ATOMS or name == "GLOBAL":
+        if name in _ATOMS:
             self.stack.append(1)
+        elif name == "GLOBAL":
+            self.stack.append(argument)
         elif name in ("BINUNICODE", "SHORT_BINSTRING"):
             self.stack.append(len(argument))
         elif name in ("EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET"):
@@ -106,7 +109,9 @@ class _Sizes:
             self._pop(1)
             self.stack.append(1)
         elif name in ("REDUCE", "NEWOBJ"):
-            _, arguments = self._pop(2)
+            called, arguments = self._pop(2)
+            if not isinstance(called, str) or called == _STORAGE:
+                raise ValueError("it calls what is not to be called")
             self.stack.append([_LARGEST_GROWTH * self._copy(arguments)])
         elif name == "BUILD":
             (state,) = self._pop(1)
@@ -137,4 +142,6 @@ class _Sizes:
 def _size(value: Any) -> int:
     if isinstance(value, list):
         return value[0]
+    if isinstance(value, str):
+        return 1
     return len(value) if isinstance(value, tuple) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import BinaryIO
 
 MAX_TABLE = 8 * 2**20  # bytes of a directory, a pickle or a header; the released files have under 1 MiB
 _CHUNK = 2**20
+_DAMAGE = (zipfile.BadZipFile, struct.error, NotImplementedError, OverflowError)
 _END, _END_64, _LOCATOR_64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 
 
@@ -73,7 +75,7 @@ def read_directory(path: Path) -> dict[str, Region]:
         try:
             infos = zipfile.ZipFile(file).infolist()
             starts = [_start(file, info) for info in infos]
-        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        except (*_DAMAGE, ValueError, OSError) as error:
             raise ValueError(f"{path} is damaged or cut short ({error}). Fetch it again.") from None
     folder = infos[0].filename.partition("/")[0] + "/" if infos else ""
     _refuse_foreign(path, infos, folder)
