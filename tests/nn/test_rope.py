@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.nn.slow import place_of
 from torchjepa.nn import RotaryPositions, ViT, rotary_angles
 from torchjepa.nn.attention import Attention, Block
 from torchjepa.nn.rope import RotaryTables, even_channels_first, rotate_heads
@@ -30,10 +31,6 @@ def slow_turn(x, place, pairing, base=10000.0):
             other = -x[here + 1] if channel % 2 == 0 else x[here - 1]
             out[here] = x[here] * math.cos(angle) + other * math.sin(angle)
     return out
-
-
-def place_of(token, grid):
-    return token // (grid.h * grid.w), token // grid.w % grid.h, token % grid.w
 
 
 def slow_heads(x, ids, grid, pairing):

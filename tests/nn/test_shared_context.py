@@ -1,11 +1,10 @@
 """The context is computed once, blind to the mask tokens; every block sees it and itself."""
 
-import math
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.nn.slow import place_of, same_with_gradients, slow_block, turn_matrix
 from torchjepa.models import IJEPA
 from torchjepa.nn import Predictor, SharedContextPredictor, ViT, recompute_activations, sincos_positions
 from torchjepa.types import Grid
@@ -14,7 +13,7 @@ GRID = Grid(h=3, w=4)
 
 
 def small_predictor(kind=SharedContextPredictor, **changes):
-    sizes = {"encoder_dim": 10, "embed_dim": 8, "depth": 3, "num_heads": 2, "init_std": 0.3, "seed": 4}
+    sizes = {"encoder_dim": 10, "embed_dim": 16, "depth": 3, "num_heads": 2, "init_std": 0.3, "seed": 4}
     return kind(**(sizes | changes)).double()
 
 
@@ -26,50 +25,34 @@ def inputs(b=2, n_ctx=5, m=3, k=2):
     return context.requires_grad_(), ids[:, :n_ctx], targets
 
 
-def slow_layer(layer, tokens, hidden):
-    """One pre-norm block on `[n, d]`, where query i does not see the keys j with `hidden[i, j]`."""
-    q, k, v = layer.attn.qkv(layer.norm1(tokens)).chunk(3, dim=-1)
-    heads = []
-    for channels in torch.arange(8).chunk(layer.attn.num_heads):
-        scores = q[:, channels] @ k[:, channels].T / math.sqrt(len(channels))
-        heads.append(scores.masked_fill(hidden, -math.inf).softmax(dim=-1) @ v[:, channels])
-    tokens = tokens + layer.attn.proj(torch.cat(heads, dim=-1))
-    return tokens + layer.mlp(layer.norm2(tokens)[None])[0]
-
-
 def slow_predict(predictor, context, context_ids, target_ids):
-    table = sincos_positions(GRID, 8)
-    n_ctx, k = context_ids.shape[1], target_ids.shape[2]
-    hidden = torch.zeros(n_ctx + k, n_ctx + k, dtype=torch.bool)
-    hidden[:n_ctx, n_ctx:] = True
+    is_rotary = predictor.config["positions"] != "wh"
+    table = torch.zeros(12, 16) if is_rotary else sincos_positions(GRID, 16)
+    n_ctx = context_ids.shape[1]
     samples = []
     for sample, blocks in enumerate(target_ids):
         predictions = []
         for block in blocks:
             seen = predictor.embed(context[sample]) + table[context_ids[sample]]
             tokens = torch.cat([seen, predictor.mask_token[0] + table[block]])
+            ids = [*context_ids[sample].tolist(), *block.tolist()]
+            turns = [turn_matrix(place_of(i, GRID), 8) for i in ids] if is_rotary else None
             for layer in predictor.blocks:
-                tokens = slow_layer(layer, tokens, hidden)
+                tokens = slow_block(layer, tokens, lambda i, j: j < n_ctx or i >= n_ctx, turns)
             predictions.append(predictor.proj(predictor.norm(tokens[n_ctx:])))
         samples.append(torch.stack(predictions))
     return torch.stack(samples)
 
 
+@pytest.mark.parametrize("positions", ["wh", "rope"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_equals_a_masked_loop_over_samples_and_blocks(depth):
-    predictor = small_predictor(depth=depth)
+def test_equals_a_masked_loop_over_samples_and_blocks(depth, positions):
+    predictor = small_predictor(depth=depth, positions=positions)
     context, context_ids, target_ids = inputs()
     fast = predictor(context, context_ids, target_ids, GRID)
     slow = slow_predict(predictor, context, context_ids, target_ids)
     assert fast.shape == (2, 3, 2, 10)
-    torch.testing.assert_close(fast, slow)
-    direction = torch.randn(fast.shape, dtype=torch.float64)
-    wanted = [context, *predictor.parameters()]
-    for ours, theirs in zip(
-        torch.autograd.grad((fast * direction).sum(), wanted),
-        torch.autograd.grad((slow * direction).sum(), wanted),
-    ):
-        torch.testing.assert_close(ours, theirs)
+    same_with_gradients(fast, slow, [context, *predictor.parameters()])
 
 
 def test_a_block_does_not_depend_on_the_others():

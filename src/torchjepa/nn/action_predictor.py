@@ -68,6 +68,10 @@ class ActionPredictor(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if depth < 1:
+            raise ValueError(
+                f"ActionPredictor: depth must be at least 1, got {depth}: tokens see no action without."
+            )
         rotary = _rotary(positions)
         self.encoder_dim = encoder_dim
         self._config: dict[str, Any] = {
