@@ -5,6 +5,7 @@ from torchjepa.hub.encoder import LoadedEncoder, load_encoder, save_encoder
 from torchjepa.hub.load import Pretrained, load
 from torchjepa.hub.report import LoadReport
 from torchjepa.hub.save import push_to_hub, save
+from torchjepa.hub.states import export_state
 
 __all__ = [
     "EncodeOptions",

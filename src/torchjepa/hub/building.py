@@ -40,6 +40,8 @@ class Built:
 def build(family: Family, part: str, names: Mapping[str, str], source: Source, num_heads: Heads) -> Built:
     """Build a network of a checkpoint and fill it, without a second copy of its tensors.
 
+    Nothing is filled where tensors are missing or unexplained: the caller refuses the file then, with all of them.
+
     Args:
         family: the tables.
         part: `target_encoder`, `predictor`, ...
@@ -48,35 +50,43 @@ def build(family: Family, part: str, names: Mapping[str, str], source: Source, n
         num_heads: heads that the user gave.
 
     Raises:
-        ValueError: the architecture cannot be inferred, or a position table is not the family's.
+        ValueError: the architecture cannot be inferred, the source contradicts itself, or values are no weights.
     """
     spec = family.networks[kind_of(part)]
-    shapes = {rest: tuple(source.tensors.shape(full)) for rest, full in names.items()}
+    shapes = {rest: source.tensors.shape(full) for rest, full in names.items()}
     matches, unknown = match(spec.rules, shapes)
     kwargs = _infer(family, part, spec, matches, shapes)
-    position, dropped, notes = _positions(spec, part, names, source, kwargs)
-    unknown = [name for name in unknown if spec.table is None or name != spec.table.name]
-    kwargs |= position
-    kwargs["num_heads"] = _heads(family, part, spec, kwargs, source.config, num_heads)
+    positions, dropped, notes = _read_table(spec, part, names, source.tensors, kwargs)
+    dropped += [f"{names[name]}: {why}" for name, why in spec.unused.items() if name in names]
+    kwargs |= positions
+    _check_config(family, part, spec, kwargs, source)
+    if spec.heads_by:
+        kwargs["num_heads"] = _heads(family, part, spec, kwargs, source.config, num_heads)
     with torch.device("meta"):
-        network = getattr(torchjepa.nn, spec.architecture)(**kwargs)
+        network = architecture(spec.architecture)(**kwargs)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     missing = [f"{part}: {name}" for found in matches for name in found.missing]
-    missing += [f"{part}: {name}" for name in sorted(wanted.keys() - {found.ours for found in matches})]
+    missing += [f"{part}: {name}" for name in wanted if name not in {found.ours for found in matches}]
+    known = {*spec.unused, spec.table.name if spec.table else ""}
+    unknown = [name for name in unknown if name not in known]
     unknown += [name for found in matches if found.ours not in wanted for name in found.theirs]
     if not missing and not unknown:
-        read = partial(_read, source.tensors, names)
-        _assign(network, part, to_ours(matches, read, wanted), source.name)
+        _assign(network, part, to_ours(matches, partial(_read, source.tensors, names), wanted), source.name)
     return Built(
         network.eval(),
         seen=tuple(names.values()),
         loaded=tuple(names[name] for found in matches for name in found.theirs),
         reshaped=tuple(_reshaped(matches, shapes, wanted)),
-        dropped=dropped,
+        dropped=tuple(dropped),
         missing=tuple(missing),
         unexplained=tuple(names[name] for name in unknown),
-        notes=notes,
+        notes=tuple(notes),
     )
+
+
+def architecture(name: str) -> Any:
+    """The class of that name: of `torchjepa.nn`, or `torch.nn.Linear`."""
+    return nn.Linear if name == "Linear" else getattr(torchjepa.nn, name)
 
 
 def _read(tensors: TensorFile, names: Mapping[str, str], name: str, copy: bool) -> Tensor:
@@ -89,43 +99,61 @@ def _infer(
     known = {found.ours: tuple(shapes[name] for name in found.theirs) for found in matches}
     try:
         return spec.infer(known) | dict(spec.fixed)
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise ValueError(
             f"load: the {part} is no whole {family.title}: its size does not follow from the tensors "
             f"({type(error).__name__}: {error})."
         ) from None
 
 
-def _positions(
-    spec: Network, part: str, names: Mapping[str, str], source: Source, kwargs: Mapping[str, Any]
-) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
-    """Arguments that follow from the position table, the line on its being dropped, and notes."""
+def _read_table(
+    spec: Network, part: str, names: Mapping[str, str], tensors: TensorFile, kwargs: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Arguments that follow from the position table, what is said of its being dropped, and notes."""
     table = spec.table
-    if table is None:
-        return {}, (), ()
+    if table is None or (table.name not in names and not table.used):
+        return {}, [], []
     if table.name not in names:
-        if not table.used:
-            return {}, (), ()
-        note = f"{part}: the file has no {table.name}; the layout {table.layouts[0]!r} of the released code is assumed"
-        return {"positions": table.layouts[0]}, (), (note,)
+        note = f"{part}: there is no {table.name}; the released layout {table.layouts[0]!r} is assumed"
+        return {"positions": table.layouts[0]}, [], [note]
     full = names[table.name]
-    num_axes = len(kwargs.get("patch_size", "thw"))
-    known = recognise_table(source.tensors.read(full, copy=True), table.layouts, num_axes)
+    known = recognise_table(tensors.read(full, copy=True), table.layouts)
     if not table.used:
         what = "a sin-cos table" if known else "no sin-cos table"
-        return {}, (f"{full}: {what}; rotary networks do not read it",), ()
+        return {}, [f"{full}: {what}, left from an earlier version; a rotary network does not read it"], []
     if known is None:
         raise ValueError(
-            f"load: {full} {tuple(source.tensors.shape(full))} is not the sin-cos table of any grid; torchjepa "
-            "computes its positions and cannot hold learned or changed ones."
+            f"load: {full} {tensors.shape(full)} is not the sin-cos table of any grid; torchjepa computes its "
+            "positions and cannot hold learned ones."
         )
     layout, grid = known
-    size = {}
+    line = f"{full}: equals the sin-cos table {layout!r} of {grid.t} x {grid.h} x {grid.w} tokens, which is computed"
+    positions: dict[str, Any] = {"positions": {"layout": layout, "trained_grid": list(grid.shape)}}
     if "patch_size" in kwargs:
-        lengths = grid.shape[3 - len(kwargs["patch_size"]) :]
-        size = {"image_size": [length * patch for length, patch in zip(lengths, kwargs["patch_size"])]}
-    line = f"{full}: equals the sin-cos table {layout!r} of {grid.t} x {grid.h} x {grid.w}, which is computed"
-    return {"positions": layout} | size, (line,), ()
+        patch = kwargs["patch_size"]
+        lengths = zip(grid.shape[3 - len(patch) :], patch)
+        positions["image_size"] = [length * size for length, size in lengths]
+    return positions, [line], []
+
+
+def _check_config(
+    family: Family, part: str, spec: Network, kwargs: Mapping[str, Any], source: Source
+) -> None:
+    """What `config.json` says must be what the tensors say, and what our networks can do."""
+    if not source.config:
+        return
+    for key, (must, default) in family.config.items():
+        if (value := source.config.get(key, default)) != must:
+            raise ValueError(
+                f"load: {source.name}: config.json has {key} = {value!r}; torchjepa's {spec.architecture} has {must!r} "
+                "and nothing else, so that its outputs would differ."
+            )
+    for name, key in spec.config_sizes.items():
+        if (value := source.config.get(key, kwargs[name])) != kwargs[name]:
+            raise ValueError(
+                f"load: {source.name}: config.json has {key} = {value!r}, but the tensors of the {part} give "
+                f"{name} = {kwargs[name]}; a piece of the file is missing, or these are two models."
+            )
 
 
 def _heads(
@@ -140,7 +168,7 @@ def _heads(
     if isinstance(asked, Mapping) and (part in asked or kind in asked):
         return asked[part] if part in asked else asked[kind]
     key = tuple(kwargs[name] for name in spec.heads_by)
-    known = config.get(spec.config_heads or "", spec.heads.get(key))
+    known = config.get(spec.config_heads, spec.heads.get(key))
     if isinstance(asked, int) and known not in (None, asked):
         raise ValueError(
             f"load: num_heads={asked}, but the {kind} of this {family.title} has {known}; leave num_heads out, or say "

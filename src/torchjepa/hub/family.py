@@ -19,7 +19,7 @@ class PositionTable:
     Args:
         name: its name in the file, without prefix.
         layouts: layouts of `sincos_positions` that it may have; the first one where the file has none.
-        used: whether the network reads it; a rotary one does not, and old files hold one all the same.
+        used: whether the network reads it; a rotary one does not, and released files hold one all the same.
     """
 
     name: str
@@ -32,16 +32,19 @@ class Network:
     """One kind of network of a family.
 
     Args:
-        architecture: its name in `torchjepa.nn`.
-        rules: its tensors, ours and theirs.
+        architecture: its name in `torchjepa.nn`, or `Linear`.
+        rules: its tensors, ours and theirs; of two rules for one of ours the first is the one that is written.
         infer: the arguments that follow from the shapes, all but the heads and what `fixed` has.
         signature: tensors that tell it from other families', with their number of axes.
-        heads_by: the arguments that the known models are looked up by.
+        heads_by: the arguments that the known models are looked up by; none for a network without heads.
         heads: heads of the known models.
-        prefix: what stands before each name when a file is written.
+        group: what the file calls it, the name of the part by default.
+        prefix: what stands before each name in there.
         fixed: further arguments, the same for every size.
         table: its position table, where it has one.
+        unused: tensors that the official network holds and never uses, and why.
         config_heads: the key of `config.json` that says the number of heads.
+        config_sizes: arguments of ours that `config.json` says too, and its keys.
     """
 
     architecture: str
@@ -50,10 +53,13 @@ class Network:
     signature: Mapping[str, int]
     heads_by: tuple[str, ...] = ("embed_dim", "depth")
     heads: Mapping[tuple[int, ...], int] = field(default_factory=dict)
+    group: str | None = None
     prefix: str = ""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     table: PositionTable | None = None
-    config_heads: str | None = None
+    unused: Mapping[str, str] = field(default_factory=dict)
+    config_heads: str = ""
+    config_sizes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,23 +70,25 @@ class Family:
         name: what `load(..., family=...)` calls it.
         title: what people call it.
         networks: its networks by kind: `encoder`, `predictor`, `classifier`.
-        names_roles: whether its files tell the online encoder from the target encoder.
+        tells_encoders: whether its files have both the online and the target encoder, and say which is which.
+        wrapper: what stands before all other networks in a file that has a classifier.
         accepts: a last look at files that fit the signatures: network kind to names to shapes.
-        image_size: side of the pictures where the file does not say, 0 where nothing is usual.
+        image_size: side of the pictures where the file does not say.
         num_frames: frames of a clip where the file does not say, `None` for images.
         frame_rate: frames a second that clips are sampled at, `None` for images.
-        config: what `config.json` must say for the network to be ours.
+        config: for keys of `config.json` what they must say, and what their absence means.
     """
 
     name: str
     title: str
     networks: Mapping[str, Network]
-    names_roles: bool = True
-    accepts: Callable[[Mapping[str, Mapping[str, Shape]]], bool] = lambda parts: True
+    tells_encoders: bool = True
+    wrapper: str = ""
+    accepts: Callable[[Mapping[str, Mapping[str, Shape]]], bool] = lambda kinds: True
     image_size: int = 224
     num_frames: int | None = None
     frame_rate: float | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 def kind_of(part: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from torchjepa.hub.keymap import JOIN, KeyMap, Reshape, Rule, Shape, inside, renamed, same
+from torchjepa.nn import RotaryPositions
 
 
 def convolution(network: nn.Module, weight: Tensor) -> Shape:
@@ -37,3 +38,6 @@ PREDICTOR: KeyMap = (
 )
 
 MASK_TOKEN_LIST: KeyMap = (Rule("mask_token", ("mask_tokens.{j}",), JOIN),)
+
+# Rotary positions as the released V-JEPA 2 weights were trained with.
+RELEASED_ROTARY = {"positions": RotaryPositions(pairing="released").config}

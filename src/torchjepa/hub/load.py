@@ -136,9 +136,15 @@ def _model(parts: Mapping[str, nn.Module]) -> nn.Module:
 
 def _describe(family: str, parts: Mapping[str, nn.Module]) -> dict[str, Any]:
     described = {
-        name: {"architecture": type(part).__name__, "kwargs": part.config} for name, part in parts.items()
+        name: {"architecture": type(part).__name__, "kwargs": _kwargs(part)} for name, part in parts.items()
     }
     return {"family": family, "parts": described}
+
+
+def _kwargs(part: nn.Module) -> Any:
+    if isinstance(part, nn.Linear):
+        return {"in_features": part.in_features, "out_features": part.out_features}
+    return part.config
 
 
 def _report(

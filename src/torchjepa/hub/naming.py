@@ -74,4 +74,5 @@ def _guess(rest: str) -> str:
     word = rest.partition(".")[0]
     if word in _PREDICTOR or word.startswith("predictor_"):
         return "predictor"
-    return "classifier" if word in _CLASSIFIER else "encoder"
+    # transformers' IJepaModel may hold a pooler of its own, which is no probe.
+    return "classifier" if word in _CLASSIFIER and not rest.startswith("pooler.dense.") else "encoder"

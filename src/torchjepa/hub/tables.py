@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 import torch
 from jaxtyping import Float
@@ -16,40 +16,27 @@ from torchjepa.types import Grid
 _TOLERANCE = 1e-5
 
 
-def recognise_table(
-    table: Float[Tensor, "1 n d"], layouts: Sequence[str], num_axes: int
-) -> tuple[str, Grid] | None:
+def recognise_table(table: Tensor, layouts: Sequence[str]) -> tuple[str, Grid] | None:
     """The layout and grid whose sin-cos table this is.
 
     Args:
-        table: a position table `[1, n, d]`.
+        table: a position table, `[1, n, d]` if it is one.
         layouts: what it may be, see `sincos_positions`.
-        num_axes: 2 for images, 3 for videos.
 
     Returns:
-        Layout and grid, squares first; `None` for a table that is none of these.
+        Layout and grid; `None` for a table that is none of these.
     """
-    if table.ndim != 3 or len(table) != 1 or not table.is_floating_point():
+    if table.ndim != 3 or len(table) != 1 or 0 in table.shape or not table.is_floating_point():
         return None
     values = table[0].double()
     tolerance = max(_TOLERANCE, 2 * torch.finfo(table.dtype).eps)
-    for grid in _grids(len(values), num_axes):
+    for grid in _grids(values, tolerance):
         for layout in layouts:
-            ours = sincos_positions(grid, values.shape[1], layout=layout)
-            if torch.allclose(values, ours, rtol=0, atol=tolerance):
-                return layout, grid
+            if all(length == 1 or axis in layout for axis, length in zip("thw", grid.shape)):
+                ours = sincos_positions(grid, values.shape[1], layout=layout)
+                if torch.allclose(values, ours, rtol=0, atol=tolerance):
+                    return layout, grid
     return None
-
-
-def _grids(num_tokens: int, num_axes: int) -> Iterator[Grid]:
-    frames = _divisors(num_tokens) if num_axes == 3 else [1]
-    grids = [Grid(t=t, h=h, w=num_tokens // t // h) for t in frames for h in _divisors(num_tokens // t)]
-    return iter(sorted(grids, key=lambda grid: (grid.h != grid.w, abs(grid.h - grid.w), grid.t)))
-
-
-def _divisors(number: int) -> list[int]:
-    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
-    return sorted({*small, *(number // n for n in small)})
 
 
 def make_table(grid: Grid, dim: int, layout: str, like: Tensor) -> Float[Tensor, "1 n {dim}"]:
@@ -65,3 +52,28 @@ def make_table(grid: Grid, dim: int, layout: str, like: Tensor) -> Float[Tensor,
         `[1, n, dim]`.
     """
     return sincos_positions(grid, dim, layout=layout).to(like.dtype)[None]
+
+
+def _grids(values: Tensor, tolerance: float) -> Iterator[Grid]:
+    """The grids that fit the table's own periods: which axes these lengths, slowest first, may belong to."""
+    lengths, step = [], 1
+    while step < len(values):
+        period = _period(values, step, tolerance)
+        lengths.insert(0, period // step)
+        step = period
+    for axes in combinations("thw", len(lengths)):
+        yield Grid(**dict(zip(axes, lengths)))
+
+
+def _period(values: Tensor, step: int, tolerance: float) -> int:
+    """After how many tokens the axis whose tokens are `step` apart begins again.
+
+    Every channel belongs to one axis, so that a step along an axis makes the same difference wherever the others are.
+    """
+    first = values[step] - values[0]
+    for period in range(2 * step, len(values) // 2 + 1, step):
+        if len(values) % period == 0:
+            there = values[period + step] - values[period]
+            if torch.allclose(there, first, rtol=0, atol=4 * tolerance):
+                return period
+    return len(values)

@@ -6,6 +6,9 @@ from torchjepa.hub import infer, layouts
 from torchjepa.hub.family import Family, Network, PositionTable
 from torchjepa.hub.keymap import same
 
+# Width and depth; the released ones are the last two.
+HEADS = {(192, 12): 3, (384, 12): 6, (768, 12): 12, (1024, 24): 16, (1280, 32): 16, (1408, 40): 16}
+
 FAMILY = Family(
     name="ijepa",
     title="I-JEPA",
@@ -15,7 +18,7 @@ FAMILY = Family(
             rules=layouts.VIT,
             infer=infer.vit,
             signature={"patch_embed.proj.weight": 4},
-            heads={(192, 12): 3, (384, 12): 6, (768, 12): 12, (1024, 24): 16, (1280, 32): 16, (1408, 40): 16},
+            heads=HEADS,
             prefix="module.",
             table=PositionTable("pos_embed", ("wh",)),
         ),
@@ -23,10 +26,10 @@ FAMILY = Family(
             architecture="Predictor",
             rules=(*layouts.PREDICTOR, *same("mask_token")),
             infer=infer.predictor,
-            signature={"mask_token": 3, "predictor_pos_embed": 3},
+            signature={"mask_token": 3},
             # The released code gives the predictor the encoder's number of heads.
             heads_by=("encoder_dim",),
-            heads={(192,): 3, (384,): 6, (768,): 12, (1024,): 16, (1280,): 16, (1408,): 16},
+            heads={(width,): heads for (width, _), heads in HEADS.items()},
             prefix="module.",
             table=PositionTable("predictor_pos_embed", ("wh",)),
         ),
