@@ -218,3 +218,13 @@ def test_resume_finds_the_recipe_by_the_name_alone(empty_folder: Path) -> None:
     assert request.recipe_name == "ijepa-tiny"
     assert request.recipe.embed_dim == 48  # type: ignore[attr-defined]
     assert (request.resume, request.recipe.name, request.recipe.num_workers) == (True, "x", 2)
+
+
+@pytest.mark.parametrize(("word", "value"), [("--no-tensorboard", False), ("--tensorboard", True)])
+def test_a_switch_has_both_forms_whatever_the_stored_run_says(
+    empty_folder: Path, word: str, value: bool
+) -> None:
+    for stored in (False, True):
+        settings = {**to_json(find_recipe("digits")), "tensorboard": stored, "name": "x"}
+        store(empty_folder / "runs" / "x", "digits", settings)
+        assert parse(["--name", "x", "--resume", word]).recipe.tensorboard is value

@@ -107,7 +107,13 @@ def _agreed(name: str | None, stored: StoredRun | None) -> str:
 
 def _parse_flags(name: str, recipe: Recipe, argv: list[str]) -> Any:
     extra = [
-        ("resume", bool, False, "Go on with the run of this name from its newest good checkpoint.", "resume"),
+        (
+            "resume",
+            tyro.conf.FlagCreatePairsOff[bool],
+            False,
+            "Go on with the run of this name from its newest good checkpoint.",
+            "resume",
+        ),
         ("source", str | None, None, "Repeat the run that this run.json describes.", "from"),
     ]
     fields: list[Any] = [
@@ -125,7 +131,6 @@ def _parse_flags(name: str, recipe: Recipe, argv: list[str]) -> Any:
         args=argv,
         prog=f"jepa train {name}",
         description=HELP.format(text=recipe_text(name), names=", ".join(recipe_names())),
-        config=(tyro.conf.FlagCreatePairsOff,),
         return_unknown_args=True,
     )
     if unknown:
