@@ -5,6 +5,7 @@ Axis letter of this file: `p` steps of a rollout.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -144,7 +145,7 @@ class _Rollout(nn.Module):
 def _encoder(source: LoadedEncoder | Pretrained, batch: int, _: int) -> Part:
     shape = input_shape(source.model, source.preprocessing)
     inputs = {"pixels": _normal("pixels", batch, *shape)}
-    network = _Encode(source.model, pool_by_name(source.pool)).eval()
+    network = _Encode(_plain(source.model), pool_by_name(source.pool)).eval()
     outputs = ("tokens", "features")
     return Part("encoder", network, inputs, outputs, _batch_free(*inputs, *outputs))
 
@@ -195,7 +196,14 @@ def _find(source: LoadedEncoder | Pretrained, name: str) -> Any:
         raise ValueError(
             f"export: this source holds no {name}; it has {', '.join(source.parts) or 'the encoder alone'}."
         )
-    return source.parts[name]
+    return _plain(source.parts[name])
+
+
+def _plain(network: nn.Module) -> nn.Module:
+    """The network in float32 on the CPU; itself where it is."""
+    if all(tensor.is_cpu and tensor.dtype == torch.float32 for tensor in network.parameters()):
+        return network
+    return copy.deepcopy(network).to("cpu", torch.float32)
 
 
 def _grid(source: LoadedEncoder | Pretrained) -> Grid:

@@ -42,6 +42,7 @@ class Job:
         precision: `full`, `half` or `int8`.
         dynamic: whether the free axes of the part stay open.
         run: the run folder that the source comes from, if any.
+        num_steps: steps of a rollout.
     """
 
     source: LoadedEncoder | Pretrained
@@ -49,6 +50,7 @@ class Job:
     precision: str = "full"
     dynamic: bool = False
     run: Path | None = None
+    num_steps: int = 1
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def export(
     chosen = _checked(format, part, precision, dynamic)
     consumer = chosen.consumer()
     made = make_part(source, part, dynamic=dynamic, num_steps=num_steps)
-    job = Job(source, made, precision, dynamic, None if run is None else Path(run))
+    job = Job(source, made, precision, dynamic, None if run is None else Path(run), num_steps)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as staging:
