@@ -80,7 +80,7 @@ def bomb(path: Path, name: str) -> None:
     zeros = bytes(2**20)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         if name != "data.pkl":
-            file.writestr("x/data.pkl", tensor_pickle(2**26, (2**26,), (1,)))
+            file.writestr("x/data.pkl", tensor_pickle(2**26, (2**26,), (1,)), zipfile.ZIP_STORED)
         with file.open(f"x/{name}", "w") as record:
             for _ in range(256):
                 record.write(zeros)
@@ -154,8 +154,14 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: torch_zip(path, calls("torch.storage.UntypedStorage", number(2**34) + b"\x85")),
         "not to be called",
     ),
-    "2 GB tensor in 1 KB": (lambda path: torch_zip(path, tensor_pickle(16, (2**29,), (1,))), "lies"),
-    "2 GB storage in 1 KB": (lambda path: torch_zip(path, tensor_pickle(2**29, (2**29,), (1,))), "lies"),
+    "2 GB tensor in 1 KB": (
+        lambda path: torch_zip(path, tensor_pickle(16, (2**29,), (1,))),
+        "larger than what the file holds",
+    ),
+    "2 GB storage in 1 KB": (
+        lambda path: torch_zip(path, tensor_pickle(2**29, (2**29,), (1,))),
+        "larger than what the file holds",
+    ),
     "a storage beyond its record": (lambda path: torch_zip(path, tensor_pickle(20, (20,), (1,))), "together"),
     "4 TB by a stride of 0": (
         lambda path: torch_zip(path, tensor_pickle(16, (2**40,), (0,))),

@@ -105,8 +105,8 @@ def _refuse_imports(path: Path, wanted: set[str]) -> None:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         named = ", ".join(one_line(name) for name in bad[:5])
         raise ValueError(
-            f"{path} was not opened: it wants to import {named}{more}, which can run any code. If you trust its "
-            f"maker, convert it once, in a container without network: {conversion(path)}"
+            f"{path} was not opened: it wants to import {named}{more}, which weights do not need and which may run any "
+            f"code. If you trust its maker, convert it once, in a container without network: {conversion(path)}"
         )
 
 
@@ -125,16 +125,30 @@ def conversion(path: Path) -> str:
     Args:
         path: the file that was refused.
     """
-    out = path.with_name(f"{path.name.split('.')[0]}.plain.pt")
-    code = (
-        "import sys, torch; "
+    return _command(
+        path,
         "keep = lambda v: {k: keep(x) for k, x in v.items()} if isinstance(v, dict) "
         "else [keep(x) for x in v] if isinstance(v, (list, tuple)) "
         "else keep(v.state_dict()) if isinstance(v, torch.nn.Module) "
         "else v if isinstance(v, (torch.Tensor, int, float, str)) else None; "
-        "torch.save(keep(torch.load(sys.argv[1], map_location='cpu', weights_only=False)), sys.argv[2])"
+        "torch.save(keep(torch.load(sys.argv[1], map_location='cpu', weights_only=False)), sys.argv[2])",
     )
-    return f'python -c "{code}" {shlex.quote(str(path))} {shlex.quote(str(out))}'
+
+
+def conversion_of_legacy(path: Path) -> str:
+    """The command that writes a file of torch before 1.6 in today's format; it runs none of the file's code.
+
+    Args:
+        path: the file that was refused.
+    """
+    return _command(
+        path, "torch.save(torch.load(sys.argv[1], map_location='cpu', weights_only=True), sys.argv[2])"
+    )
+
+
+def _command(path: Path, code: str) -> str:
+    out = path.with_name(f"{path.name.split('.')[0]}.plain.pt")
+    return f'python -c "import sys, torch; {code}" {shlex.quote(str(path))} {shlex.quote(str(out))}'
 
 
 def _load(path: Path, stand_ins: set[str]) -> Any:
@@ -145,7 +159,10 @@ def _load(path: Path, stand_ins: set[str]) -> Any:
                 warnings.simplefilter("ignore")
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # a pickle that lies can make torch fail in any way
-            raise ValueError(f"{path} is damaged or lies about its tensors ({one_line(error)}).") from None
+            reason = one_line(error)
+            if "resize storage" in reason:
+                reason = "one is larger than what the file holds of it"
+            raise ValueError(f"{path} is damaged or lies about its tensors: {reason}.") from None
 
 
 def _flatten(path: Path, tree: Any) -> tuple[dict[str, tuple[str, Tensor]], dict[str, Any]]:

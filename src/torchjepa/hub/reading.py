@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torchjepa.hub.contents import Contents, Entry, one_line
-from torchjepa.hub.pickles import read_pickle
+from torchjepa.hub.pickles import conversion_of_legacy, read_pickle
 from torchjepa.hub.records import MAX_TABLE
 from torchjepa.hub.safetensor_files import read_safetensors
 
@@ -194,9 +194,8 @@ def _what_it_is(path: Path, start: bytes) -> str:
         return "is a web page; the download got the page about the file."
     if start.startswith(_LEGACY):
         return (
-            "is of torch's format before 1.6, whose sizes cannot be checked before memory is taken; save it again: "
-            "python -c \"import sys, torch; torch.save(torch.load(sys.argv[1], map_location='cpu', "
-            f'weights_only=True), sys.argv[2])" {path} {path.with_name(path.name.split(".")[0] + ".new.pt")}'
+            "is of torch's format before 1.6, whose sizes cannot be checked before memory is taken; write it anew: "
+            f"{conversion_of_legacy(path)}"
         )
     return "is neither a file of torch.save nor a safetensors file; expected .pth.tar, .pt, .bin or .safetensors."
 
