@@ -225,6 +225,7 @@ def test_a_switch_has_both_forms_whatever_the_stored_run_says(
     empty_folder: Path, word: str, value: bool
 ) -> None:
     for stored in (False, True):
-        settings = {**to_json(find_recipe("digits")), "tensorboard": stored, "name": "x"}
-        store(empty_folder / "runs" / "x", "digits", settings)
-        assert parse(["--name", "x", "--resume", word]).recipe.tensorboard is value
+        name = f"stored-{stored}"
+        settings = {**to_json(find_recipe("digits")), "tensorboard": stored, "name": name}
+        store(empty_folder / "runs" / name, "digits", settings)
+        assert parse(["--name", name, "--resume", word]).recipe.tensorboard is value
