@@ -19,6 +19,8 @@ COUNTS = {
     "large": (303_098_880, 304),
     "huge": (630_434_560, 631),
     "giant": (1_011_092_608, 1012),
+    "giant_xformers": (1_011_092_608, 1012),
+    "gigantic_xformers": (1_842_645_888, 1840),
 }
 
 
@@ -33,6 +35,14 @@ def test_presets_have_the_published_sizes(name):
     exact, published = COUNTS[name]
     assert sum(p.numel() for p in vit.parameters()) == exact
     assert exact / 1e6 == pytest.approx(published, rel=0.01)
+
+
+def test_the_giants_of_vjepa2_have_heads_of_64_channels():
+    with torch.device("meta"):
+        for name, num_heads in (("giant_xformers", 22), ("gigantic_xformers", 26)):
+            vit = ViT.preset(name, patch_size=(2, 16, 16), positions=RotaryPositions(pairing="released"))
+            assert vit.blocks[-1].attn.num_heads == num_heads
+            assert vit.embed_dim == 64 * num_heads
 
 
 def test_preset_takes_overrides_and_names_the_nearest():
