@@ -31,16 +31,21 @@ FILES = {"ijepa": "ijepa.pth.tar", "vjepa": "vjepa.pth.tar", "vjepa2": "vjepa2.p
 STORED = {"ijepa": ("ijepa", "images"), "vjepa": ("jepa", "clips"), "vjepa2": ("vjepa2", "clips")}
 
 
+def loaded(kind, file, part, **sizes):
+    # Built without memory and given the file's tensors as they are, which is how large files are opened.
+    with torch.device("meta"):
+        network = kind(**sizes)
+    network.load_state_dict(weights(file, part)[0], assign=True)
+    return network
+
+
 def encoder(family, part="encoder"):
-    vit = ViT(**ENCODERS[family])
-    vit.load_state_dict(weights(FILES[family], part)[0])
-    return vit
+    return loaded(ViT, FILES[family], part, **ENCODERS[family])
 
 
 def predictor(family, num_mask_tokens=1):
-    network = Predictor(**PREDICTORS[family], num_mask_tokens=num_mask_tokens)
-    network.load_state_dict(weights(FILES[family], "predictor")[0])
-    return network
+    sizes = PREDICTORS[family] | {"num_mask_tokens": num_mask_tokens}
+    return loaded(Predictor, FILES[family], "predictor", **sizes)
 
 
 def loss_inputs(family):
@@ -125,8 +130,7 @@ def test_vjepa2_needs_the_released_pairing():
 
 def test_vjepa2_ac_any_number_of_frames():
     io = outputs("vjepa2")
-    network = ActionPredictor(encoder_dim=32, embed_dim=32, depth=2, num_heads=2, positions=RELEASED)
-    network.load_state_dict(weights("vjepa2_ac.pt", "predictor")[0])
+    network = loaded(ActionPredictor, "vjepa2_ac.pt", "predictor", **PREDICTORS["vjepa2"])
     tokens, actions, states = io["ac_tokens"], io["ac_actions"], io["ac_states"]
     close(network(tokens, actions, states, Grid(t=4, h=3, w=3)), io["ac_out"])
     short = network(tokens[:, :18], actions[:, :2], states[:, :2], CLIPS)
@@ -135,6 +139,6 @@ def test_vjepa2_ac_any_number_of_frames():
 
 def test_vjepa2_probe():
     io = outputs("vjepa2")
-    probe = AttentiveClassifier(embed_dim=32, num_classes=5, num_heads=2, depth=2)
-    probe.load_state_dict(weights("vjepa2_probe.pt", "classifiers")[0])
+    sizes = {"embed_dim": 32, "num_classes": 5, "num_heads": 2, "depth": 2}
+    probe = loaded(AttentiveClassifier, "vjepa2_probe.pt", "classifiers", **sizes)
     close(probe(io["encoder_full"]), io["probe_out"])

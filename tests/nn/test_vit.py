@@ -1,8 +1,6 @@
 """The ViT's call: sizes, ids, intermediates, presets, reproducible weights."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -170,25 +168,6 @@ def test_an_export_equals_the_network_and_leaves_nothing_behind(positions):
     vit, x = small_vit(positions=positions, init_std=0.3), torch.randn(2, 3, 8, 8)
     exported = torch.export.export(vit, (x,)).module()
     torch.testing.assert_close(exported(x), vit(x))
-
-
-@pytest.mark.slow
-def test_compiles_to_one_graph():
-    # In a process of its own: the shape checks of the test run do not compile.
-    script = (
-        "import torch; from torchjepa.nn import Predictor, ViT; from torchjepa.types import Grid;"
-        "vit = ViT(patch_size=4, embed_dim=16, depth=1, num_heads=2); x = torch.randn(2, 3, 8, 8);"
-        "ids = torch.tensor([[0, 1], [1, 2]]); targets = ids[:, None];"
-        "predictor = Predictor(encoder_dim=16, embed_dim=8, depth=2, num_heads=2);"
-        "model = lambda: predictor(vit(x, ids), ids, targets, Grid(h=2, w=2));"
-        "compiled = torch.compile(model, backend='eager', fullgraph=True);"
-        "torch.testing.assert_close(compiled(), model());"
-        "rotary = ViT(patch_size=4, embed_dim=16, depth=2, num_heads=2, positions='rope');"
-        "compiled = torch.compile(rotary, backend='aot_eager', fullgraph=True);"
-        "gradient = lambda vit: torch.autograd.grad(vit(x, ids).sin().sum(), list(rotary.parameters()));"
-        "torch.testing.assert_close(gradient(compiled), gradient(rotary))"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_positions_are_not_in_the_weights():
