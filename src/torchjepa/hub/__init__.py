@@ -14,6 +14,7 @@ __all__ = [
     "LoadedEncoder",
     "Pretrained",
     "encode",
+    "export_state",
     "load",
     "load_encoder",
     "push_to_hub",

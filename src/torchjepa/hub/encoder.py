@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import torchjepa.nn
 from torchjepa.data import Preprocessing
+from torchjepa.hub.reading import open_tensors, refuse_non_finite, refuse_wrong_dtypes
 from torchjepa.nn import pool_by_name
 
 FORMAT = 1
@@ -214,7 +215,8 @@ def _build(config: Mapping[str, Any], folder: Path, known: Mapping[str, Any]) ->
             f"{', '.join(sorted(known))}. Pass the network itself as model=..., or update torchjepa."
         )
     try:
-        return known[name](**config["kwargs"])
+        with torch.device("meta"):
+            return known[name](**config["kwargs"])
     except TypeError as error:
         raise ValueError(
             f"load_encoder: {folder}: {name} does not take the stored arguments ({error})."
@@ -223,9 +225,10 @@ def _build(config: Mapping[str, Any], folder: Path, known: Mapping[str, Any]) ->
 
 def _fill(model: nn.Module, path: Path) -> None:
     try:
-        stored = load_file(path)
-    except (SafetensorError, OSError) as error:
+        file = open_tensors(path)
+    except ValueError as error:
         raise ValueError(f"load_encoder: {path} is damaged or not a safetensors file ({error}).") from None
+    stored = {name: file.read(name) for name in file.names}
     wanted = model.state_dict()
     _refuse(path, "lacks", sorted(wanted.keys() - stored.keys()))
     _refuse(path, "has, and the model does not,", sorted(stored.keys() - wanted.keys()))
@@ -234,7 +237,10 @@ def _fill(model: nn.Module, path: Path) -> None:
         "has in another shape",
         [_shapes(name, stored, wanted) for name in wanted if stored[name].shape != wanted[name].shape],
     )
-    model.load_state_dict(stored)
+    refuse_wrong_dtypes(stored, wanted, path)
+    refuse_non_finite(stored, path)
+    # A network built here holds no memory and takes the mapped file's; one that was brought along keeps its own.
+    model.load_state_dict(stored, assign=any(tensor.is_meta for tensor in wanted.values()))
 
 
 def _shapes(name: str, stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:

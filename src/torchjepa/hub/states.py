@@ -65,8 +65,8 @@ def _place(layout: Family, part: str, network: nn.Module) -> Network:
     for name, value in spec.fixed.items():
         if config[name] != value:
             raise ValueError(
-                f"export_state: the {part} has {name} = {config[name]!r}, and whoever reads {layout.title} computes with "
-                f"{value!r}: its outputs would be others."
+                f"export_state: the {part} has {name} = {config[name]!r}, and whoever reads {layout.title} computes "
+                f"with {value!r}: its outputs would be others."
             )
     return spec
 
