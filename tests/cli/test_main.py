@@ -27,7 +27,10 @@ def failing(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_commands_are_the_files_that_say_so() -> None:
-    assert list(command_names()) == ["doctor", "embed", "estimate", "eval", "report", "train"]
+    assert list(command_names()) == [
+        *("convert", "doctor", "embed", "estimate", "eval"),
+        *("export", "inspect", "models", "report", "train"),
+    ]
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["help"]])
@@ -54,7 +57,7 @@ def test_an_unknown_command_names_the_nearest(jepa: Jepa) -> None:
     assert done.code == 2
     assert done.err == (
         "jepa: There is no command 'trian'. Did you mean train? "
-        "The commands are doctor, embed, estimate, eval, report, train.\n"
+        "The commands are convert, doctor, embed, estimate, eval, export, inspect, models, report, train.\n"
     )
 
 
