@@ -57,6 +57,11 @@ class TensorFile:
         """Bytes of all tensors together; one that has several names counts once for each."""
         return sum(entry.tensor.numel() * entry.tensor.element_size() for entry in self._entries.values())
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the values: one, or those that an index names."""
+        return tuple(dict.fromkeys(entry.region.path for entry in self._entries.values() if entry.region))
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it."""
         return tuple(self._entry(name).tensor.shape)

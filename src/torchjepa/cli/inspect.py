@@ -1,0 +1,134 @@
+"""jepa inspect: say what a checkpoint holds, and what of it would load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from torchjepa.cli.inspecting import inspect
+
+    with Console(stderr=True).status(f"reading {command.source}"):
+        found = inspect(command.source, num_heads=command.num_heads, check=command.check)
+    if command.json:
+        print(json.dumps(found.to_json(), indent=2))
+        return 0
+    console = Console(highlight=False)
+    if not console.is_terminal:  # who reads from a pipe wants a row to be a line
+        console = Console(highlight=False, width=10_000)
+    with console.capture() as text:
+        _show(console, found)
+        if command.tensors:
+            _show_tensors(console, found.parts)
+    print("\n".join(line.rstrip() for line in text.get().splitlines()))
+    return 0
+
+
+def _show(console: Console, found: Inspection) -> None:
+    from rich.text import Text
+
+    console.print(Text(found.source, "bold"))
+    console.print(Text(_headline(found)))
+    console.print()
+    console.print(_table(found.parts))
+    for refusal in dict.fromkeys(part.refusal for part in found.parts if part.refusal):
+        names = ", ".join(part.name for part in found.parts if part.refusal == refusal)
+        hint = " Here: --num-heads N." if "pass num_heads" in refusal else ""
+        console.print()
+        console.print(Text.assemble((f"{names} would not load: ", "red"), refusal, hint))
+    console.print()
+    if found.other:
+        console.print(Text(f"besides: {_other(found.other)}"))
+    for line in _remarks(found):
+        console.print(Text(line, "dim"))
+
+
+def _table(parts: Sequence[Part]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    for column in ("part", "tensors", "parameters", "size", "dtype", "loads as"):
+        table.add_column(column, justify="right" if column in ("tensors", "parameters", "size") else "left")
+    for part in parts:
+        table.add_row(
+            Text(part.name),
+            f"{part.num_tensors}",
+            _number(part.num_values).strip(),
+            f"{_number(part.num_bytes)}B",
+            ", ".join(part.dtypes),
+            _loads_as(part),
+        )
+    return table
+
+
+def _remarks(found: Inspection) -> list[str]:
+    lines = [f"not needed: {line}" for part in found.parts for line in part.dropped]
+    lines += [
+        f"{part.name}: {len(part.reshaped)} tensors change their shape or are joined, {part.reshaped[0]} say"
+        for part in found.parts
+        if part.reshaped
+    ]
+    return lines + [f"note: {note}" for note in found.notes]
+
+
+def _headline(found: Inspection) -> str:
+    what = found.title or "of no family that torchjepa knows"
+    if found.kind in ("run", "unfinished run"):
+        what = f"{found.kind}, {found.path}, {what}"
+    networks = sum(part.num_values for part in found.parts)
+    return f"{what} · {_FORMATS[found.format]}, {_number(found.disk_bytes)}B · {_number(networks).strip()} parameters"
+
+
+def _loads_as(part: Part) -> Text:
+    from rich.text import Text
+
+    if part.network is not None:
+        return Text(f"{part.network['architecture']} ({_arguments(part.network['kwargs'])})", "green")
+    return Text("no, see below", "red") if part.refusal else Text("not loaded", "dim")
+
+
+def _arguments(kwargs: dict[str, Any]) -> str:
+    shown = {name: value for name, value in kwargs.items() if isinstance(value, (int, str, list, tuple))}
+    return ", ".join(
+        f"{name} {_argument(value)}" for name, value in shown.items() if not isinstance(value, bool)
+    )
+
+
+def _argument(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _other(other: Any) -> str:
+    few = [f"{name} {value!r}" for name, value in list(other.items())[:_MOST_OTHER]]
+    more = f" and {len(other) - _MOST_OTHER} more" if len(other) > _MOST_OTHER else ""
+    return ", ".join(few) + more
+
+
+def _show_tensors(console: Console, parts: Sequence[Part]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    shown: dict[Any, str] = {}
+    for part in parts:
+        console.print()
+        console.print(Text(part.name, "bold"))
+        if part.tensors in shown:
+            console.print(Text(f"the same names, shapes and dtypes as {shown[part.tensors]}"))
+            continue
+        shown[part.tensors] = part.name
+        table = Table.grid(padding=(0, 3, 0, 0))
+        for tensor in part.tensors:
+            shape = " x ".join(map(str, tensor.shape)) or "one number"
+            table.add_row(Text(f"  {tensor.name}"), f"{tensor.number} x", Text(shape), tensor.dtype)
+        console.print(table)
+
+
+def _number(value: float) -> str:
+    for size, unit in _UNITS:
+        if value >= size:
+            return f"{value / size:.4g} {unit}"
+    return f"{value:.0f} "
