@@ -2,17 +2,56 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from torchjepa.cli.inspecting import Inspection, Part
+
+_UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+_FORMATS = {"pickle": "file of torch.save", "safetensors": "safetensors"}
+_MOST_OTHER = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectCommand:
+    """Say what a checkpoint holds, and what of it would load; nothing in it is run.
+
+    Takes official files (.pth.tar, .pt), safetensors, transformers folders, encoder folders, runs, and hub ids. A file
+    that is damaged, lies about its sizes or wants to import code is refused: one line, exit code 2.
+    """
+
+    source: Annotated[str, tyro.conf.Positional]
+    """File, folder, run, or id on the hub."""
+    tensors: bool = False
+    """List the tensors of each part: name, shape, dtype; those of alike blocks in one line."""
+    no_check: bool = False
+    """Do not try to load every network, which reads the whole file: checksums, NaN, names, shapes."""
+    num_heads: int | None = None
+    """Attention heads, where neither the file nor the table of known models tells."""
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run `jepa inspect` with these arguments."""
+    command = tyro.cli(
+        InspectCommand, args=list(argv), prog="jepa inspect", config=(tyro.conf.FlagCreatePairsOff,)
+    )
     from rich.console import Console
 
     from torchjepa.cli.inspecting import inspect
 
     with Console(stderr=True).status(f"reading {command.source}"):
-        found = inspect(command.source, num_heads=command.num_heads, check=command.check)
+        found = inspect(command.source, num_heads=command.num_heads, check=not command.no_check)
     if command.json:
         print(json.dumps(found.to_json(), indent=2))
         return 0
@@ -39,11 +78,20 @@ def _show(console: Console, found: Inspection) -> None:
         hint = " Here: --num-heads N." if "pass num_heads" in refusal else ""
         console.print()
         console.print(Text.assemble((f"{names} would not load: ", "red"), refusal, hint))
-    console.print()
+    if found.other or _remarks(found):
+        console.print()
     if found.other:
         console.print(Text(f"besides: {_other(found.other)}"))
     for line in _remarks(found):
         console.print(Text(line, "dim"))
+
+
+def _headline(found: Inspection) -> str:
+    what = found.title or "of no family that torchjepa knows"
+    if found.kind in ("run", "unfinished run"):
+        what = f"{found.kind}, {found.path}: {what}"
+    numbers = sum(part.num_values for part in found.parts)
+    return f"{what} · {_FORMATS[found.format]}, {_number(found.disk_bytes)}B · {_number(numbers).strip()} numbers"
 
 
 def _table(parts: Sequence[Part]) -> Table:
@@ -65,7 +113,24 @@ def _table(parts: Sequence[Part]) -> Table:
     return table
 
 
+def _loads_as(part: Part) -> Text:
+    from rich.text import Text
+
+    if part.network is not None:
+        return Text(f"{part.network['architecture']}: {_arguments(part.network['kwargs'])}", "green")
+    return Text("no, see below", "red") if part.refusal else Text("not tried", "dim")
+
+
+def _arguments(kwargs: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {'x'.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
+        for name, value in kwargs.items()
+        if isinstance(value, (int, list, tuple)) and not isinstance(value, bool)
+    )
+
+
 def _remarks(found: Inspection) -> list[str]:
+    """What is not loaded as it stands in the file, and what was assumed."""
     lines = [f"not needed: {line}" for part in found.parts for line in part.dropped]
     lines += [
         f"{part.name}: {len(part.reshaped)} tensors change their shape or are joined, {part.reshaped[0]} say"
@@ -75,34 +140,7 @@ def _remarks(found: Inspection) -> list[str]:
     return lines + [f"note: {note}" for note in found.notes]
 
 
-def _headline(found: Inspection) -> str:
-    what = found.title or "of no family that torchjepa knows"
-    if found.kind in ("run", "unfinished run"):
-        what = f"{found.kind}, {found.path}, {what}"
-    networks = sum(part.num_values for part in found.parts)
-    return f"{what} · {_FORMATS[found.format]}, {_number(found.disk_bytes)}B · {_number(networks).strip()} parameters"
-
-
-def _loads_as(part: Part) -> Text:
-    from rich.text import Text
-
-    if part.network is not None:
-        return Text(f"{part.network['architecture']} ({_arguments(part.network['kwargs'])})", "green")
-    return Text("no, see below", "red") if part.refusal else Text("not loaded", "dim")
-
-
-def _arguments(kwargs: dict[str, Any]) -> str:
-    shown = {name: value for name, value in kwargs.items() if isinstance(value, (int, str, list, tuple))}
-    return ", ".join(
-        f"{name} {_argument(value)}" for name, value in shown.items() if not isinstance(value, bool)
-    )
-
-
-def _argument(value: Any) -> str:
-    return "x".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _other(other: Any) -> str:
+def _other(other: Mapping[str, Any]) -> str:
     few = [f"{name} {value!r}" for name, value in list(other.items())[:_MOST_OTHER]]
     more = f" and {len(other) - _MOST_OTHER} more" if len(other) > _MOST_OTHER else ""
     return ", ".join(few) + more
@@ -117,13 +155,14 @@ def _show_tensors(console: Console, parts: Sequence[Part]) -> None:
         console.print()
         console.print(Text(part.name, "bold"))
         if part.tensors in shown:
-            console.print(Text(f"the same names, shapes and dtypes as {shown[part.tensors]}"))
+            console.print(Text(f"  the same names, shapes and dtypes as {shown[part.tensors]}"))
             continue
         shown[part.tensors] = part.name
         table = Table.grid(padding=(0, 3, 0, 0))
         for tensor in part.tensors:
             shape = " x ".join(map(str, tensor.shape)) or "one number"
-            table.add_row(Text(f"  {tensor.name}"), f"{tensor.number} x", Text(shape), tensor.dtype)
+            number = f"{tensor.number} times" if tensor.number > 1 else ""
+            table.add_row(Text(f"  {tensor.name}"), Text(shape), tensor.dtype, number)
         console.print(table)
 
 
