@@ -107,14 +107,17 @@ def test_an_export_equals_the_network():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_heads": 5}, "num_heads must divide the dimension 12, got 5; choose one of its divisors"),
+        (
+            {"num_heads": 5, "depth": 1},
+            "num_heads must divide the dimension 12, got 5; choose one of its divisors",
+        ),
         ({"num_heads": 0}, "num_heads must divide the dimension 12, got 0"),
         ({"depth": 0}, "depth must be at least 1, got 0"),
         ({"num_queries": 0}, "num_queries must be at least 1, got 0"),
     ],
 )
 def test_sizes_that_make_no_sense(changes, message):
-    with pytest.raises(ValueError, match=f"AttentivePooler: {message}"):
+    with pytest.raises(ValueError, match=message):
         small_pooler(**changes)
 
 

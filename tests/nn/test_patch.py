@@ -42,13 +42,20 @@ def test_grid_axes():
     assert patch_grid((4, 6, 4), (2, 3, 2)) == Grid(t=2, h=2, w=2)
 
 
-def test_a_size_that_the_patch_does_not_divide():
+@pytest.mark.parametrize(
+    ("size", "patch", "nearest"),
+    [
+        ((33, 30), (8, 8), r"\(32, 24\) or \(40, 32\)"),
+        ((32, 30), (8, 8), r"\(32, 24\) or \(32, 32\)"),
+        ((16, 3), (8, 8), r"\(16, 8\)"),
+        ((5, 16, 24), (2, 8, 8), r"\(4, 16, 24\) or \(6, 16, 24\)"),
+    ],
+)
+def test_a_size_that_the_patch_does_not_divide(size, patch, nearest):
     with pytest.raises(
-        ValueError, match=r"\(32, 30\) is not a whole number.*axis of 30 to 24 or 32, or choose"
+        ValueError, match=rf"is not a whole number.*resize or crop it to {nearest}, or choose"
     ):
-        patch_grid((32, 30), (8, 8))
-    with pytest.raises(ValueError, match="axis of 3 to 8, or"):
-        patchify(torch.zeros(1, 1, 3, 8), (8, 8))
+        patchify(torch.zeros(1, 1, *size), patch)
 
 
 def test_another_number_of_axes():

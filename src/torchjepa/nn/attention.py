@@ -46,6 +46,22 @@ def attend(
     return F.scaled_dot_product_attention(q, k, v)
 
 
+def check_heads(dim: int, num_heads: int) -> None:
+    """Refuse heads that do not split the channels evenly.
+
+    Args:
+        dim: embedding dimension d.
+        num_heads: number of heads.
+
+    Raises:
+        ValueError: the heads do not divide the dimension.
+    """
+    if num_heads < 1 or dim % num_heads:
+        raise ValueError(
+            f"Attention: num_heads must divide the dimension {dim}, got {num_heads}; choose one of its divisors."
+        )
+
+
 class Attention(nn.Module):
     """Multi-head self-attention, y = W_o concat_i softmax(Q_i K_i^T / sqrt(e)) V_i + b_o over heads i.
 
@@ -59,11 +75,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
-        if num_heads < 1 or dim % num_heads:
-            raise ValueError(
-                f"Attention: num_heads must divide the dimension {dim}, got {num_heads}; "
-                f"choose one of its divisors."
-            )
+        check_heads(dim, num_heads)
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchjepa import rng
-from torchjepa.nn.attention import Block, attend
+from torchjepa.nn.attention import Block, attend, check_heads
 from torchjepa.nn.init import FanInStd, fill_normal, init_transformer, rescale_depth
 from torchjepa.nn.residual import MLP, norm_mlp_add
 
@@ -25,10 +25,14 @@ class CrossBlock(nn.Module):
         num_heads: number of heads, a divisor of d.
         mlp_ratio: hidden width of the MLP over d.
         norm_eps: epsilon of the layer norms.
+
+    Raises:
+        ValueError: the heads do not divide the dimension.
     """
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, norm_eps: float) -> None:
         super().__init__()
+        check_heads(dim, num_heads)
         self.num_heads = num_heads
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.q = nn.Linear(dim, dim)
@@ -84,7 +88,9 @@ class AttentivePooler(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_sizes(embed_dim, num_heads, depth, num_queries)
+        for name, count in {"depth": depth, "num_queries": num_queries}.items():
+            if count < 1:
+                raise ValueError(f"AttentivePooler: {name} must be at least 1, got {count}.")
         self.embed_dim = embed_dim
         self._config: dict[str, Any] = {
             "embed_dim": embed_dim,
@@ -175,14 +181,3 @@ class AttentiveClassifier(nn.Module):
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b classes"]:
         """Logits `[b, num_classes]` of tokens `[b, n, d]`."""
         return self.linear(self.pooler(tokens).squeeze(1))
-
-
-def _check_sizes(embed_dim: int, num_heads: int, depth: int, num_queries: int) -> None:
-    if num_heads < 1 or embed_dim % num_heads:
-        raise ValueError(
-            f"AttentivePooler: num_heads must divide the dimension {embed_dim}, got {num_heads}; choose one of its "
-            f"divisors."
-        )
-    for name, count in {"depth": depth, "num_queries": num_queries}.items():
-        if count < 1:
-            raise ValueError(f"AttentivePooler: {name} must be at least 1, got {count}.")

@@ -5,6 +5,7 @@ Axis letter of this file: `p` values of a patch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -29,15 +30,16 @@ def patch_grid(input_shape: Sequence[int], patch_size: Sequence[int]) -> Grid:
             f"grid: the patch {tuple(patch_size)} has {len(patch_size)} axes, so inputs must be [b, c, ...] "
             f"with {len(patch_size)} after the channels, got {tuple(input_shape)}."
         )
-    for length, patch in zip(input_shape, patch_size):
-        if length < patch or length % patch:
-            below = length // patch * patch
-            nearest = f"{below} or {below + patch}" if below else str(patch)
-            raise ValueError(
-                f"grid: an input of {tuple(input_shape)} is not a whole number of patches of "
-                f"{tuple(patch_size)}; resize or crop the axis of {length} to {nearest}, or choose a patch "
-                f"size that divides it."
-            )
+    if any(length < patch or length % patch for length, patch in zip(input_shape, patch_size)):
+        below = tuple(length // patch * patch for length, patch in zip(input_shape, patch_size))
+        above = tuple(
+            max(math.ceil(length / patch), 1) * patch for length, patch in zip(input_shape, patch_size)
+        )
+        raise ValueError(
+            f"grid: an input of {tuple(input_shape)} is not a whole number of patches of {tuple(patch_size)}; "
+            f"resize or crop it to {f'{below} or {above}' if min(below) else above}, or choose a patch size that "
+            f"divides it."
+        )
     counts = [length // patch for length, patch in zip(input_shape, patch_size)]
     t, h, w = [1] * (3 - len(counts)) + counts
     return Grid(t=t, h=h, w=w)
