@@ -76,13 +76,13 @@ def saved(path: Path, value: object, **options: object) -> None:
 
 
 def bomb(path: Path, name: str) -> None:
-    """A quarter of a gigabyte of zeros, deflated, as this record."""
+    """64 MiB of zeros, deflated, as this record."""
     zeros = bytes(2**20)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         if name != "data.pkl":
-            file.writestr("x/data.pkl", tensor_pickle(2**26, (2**26,), (1,)), zipfile.ZIP_STORED)
+            file.writestr("x/data.pkl", tensor_pickle(2**24, (2**24,), (1,)), zipfile.ZIP_STORED)
         with file.open(f"x/{name}", "w") as record:
-            for _ in range(256):
+            for _ in range(64):
                 record.write(zeros)
 
 

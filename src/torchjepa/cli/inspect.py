@@ -132,12 +132,14 @@ def _arguments(kwargs: Mapping[str, Any]) -> str:
 def _remarks(found: Inspection) -> list[str]:
     """What is not loaded as it stands in the file, and what was assumed."""
     lines = [f"not needed: {line}" for part in found.parts for line in part.dropped]
-    lines += [
-        f"{part.name}: {len(part.reshaped)} tensors change their shape or are joined, {part.reshaped[0]} say"
-        for part in found.parts
-        if part.reshaped
-    ]
+    lines += [f"{part.name}: {_reshaped(part.reshaped)}" for part in found.parts if part.reshaped]
     return lines + [f"note: {note}" for note in found.notes]
+
+
+def _reshaped(lines: Sequence[str]) -> str:
+    if len(lines) == 1:
+        return f"reshaped: {lines[0]}"
+    return f"{len(lines)} tensors are reshaped or joined, {lines[0]} for one"
 
 
 def _other(other: Mapping[str, Any]) -> str:
