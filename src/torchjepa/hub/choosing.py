@@ -63,7 +63,7 @@ def choose_parts(
     if which == "classifier" and heads:
         return {which: heads[0]}, first
     alike = [part for part in there if kind_of(part) == "encoder"]
-    if kind_of(which) == "encoder" and len(alike) == 1 and not (family.names_roles and names.says_role):
+    if kind_of(which) == "encoder" and len(alike) == 1 and not (family.tells_encoders and names.says_role):
         return {which: alike[0]}, (f"the file holds one encoder without saying which; taken as the {which}",)
     raise ValueError(
         f"load: {source} has no {which!r}; which= can be {', '.join(map(repr, [*there, 'all']))} for this file."
