@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -39,6 +39,10 @@ class ExportCommand:
     """Frames that a rollout predicts, each fed back."""
     which: Literal["target_encoder", "encoder"] = "target_encoder"
     """Which encoder of a released checkpoint: the one that the papers evaluate, or the online one."""
+    image_size: int | None = None
+    """Side of the inputs in pixels, where it shall not be the one that the model was trained at."""
+    num_frames: int | None = None
+    """Frames of a clip, likewise."""
     num_heads: int | None = None
     """Attention heads, for checkpoints that do not tell."""
     out: str | None = None
@@ -57,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
         raise ValueError(f"There is no format {command.format!r}; the formats are {', '.join(known)}.")
     is_run = (Path(command.source) / "run.json").is_file()
     exported = export(
-        _open_run(command) if is_run else _open(command),
+        _resized(_open_run(command) if is_run else _open(command), command),
         command.out or _default_out(command, known[command.format].suffix),
         format=command.format,
         part=command.part,
@@ -97,6 +101,19 @@ def _open(command: ExportCommand) -> Pretrained:
     pretrained = load(command.source, "all", num_heads=command.num_heads)
     model = pretrained.parts.get(command.which, pretrained.model)
     return dataclasses.replace(pretrained, model=model)
+
+
+def _resized(source: LoadedEncoder | Pretrained, command: ExportCommand) -> LoadedEncoder | Pretrained:
+    asked = {"image_size": command.image_size, "num_frames": command.num_frames}
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if not changes:
+        return source
+    if source.preprocessing is None:
+        raise ValueError(
+            f"{command.source} says nothing of its inputs, which {', '.join(changes)} could change."
+        )
+    preprocessing = dataclasses.replace(source.preprocessing, **changes)
+    return dataclasses.replace(source, preprocessing=preprocessing)
 
 
 def _default_out(command: ExportCommand, suffix: str) -> str:

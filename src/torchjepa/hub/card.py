@@ -127,7 +127,8 @@ def _scores(path: Path) -> str:
     if not scores:
         return "## Scores\n\nNot judged: there are no labels to judge with.\n"
     columns = ("encoder", *BASELINES)
-    rows = [(probe, *(_percent(scores, probe, features) for features in columns)) for probe in PROBES]
+    probes = [probe for probe in PROBES if any(score.probe == probe for score in scores)]
+    rows = [(probe, *(_percent(scores, probe, features) for features in columns)) for probe in probes]
     first = scores[0]
     return (
         f"## Scores\n\nAccuracy in %, on {first.n_test} test samples after {first.n_train} training samples; "

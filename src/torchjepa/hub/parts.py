@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from torchjepa.data import Preprocessing
 from torchjepa.hub.encoder import LoadedEncoder
-from torchjepa.nn import ActionPredictor, pool_by_name
+from torchjepa.nn import ActionPredictor, ViT, pool_by_name
 from torchjepa.rng import generator
 from torchjepa.types import Grid
 
@@ -106,6 +106,20 @@ def input_shape(model: nn.Module, preprocessing: Preprocessing | None) -> tuple[
             "image_size (and num_frames where it takes videos)."
         )
     return (channels, *size)
+
+
+def require_vit(model: nn.Module, who: str) -> ViT:
+    """The model, where it is a ViT of images or videos: the one architecture that other libraries have too.
+
+    Raises:
+        ValueError: it is another.
+    """
+    if type(model) is not ViT or len(model.patch_size) < 2:
+        what = "a ViT of sequences" if type(model) is ViT else f"a {type(model).__name__}"
+        raise ValueError(
+            f"export: {who} has no class for {what}; use --format safetensors, onnx or torch-export."
+        )
+    return model
 
 
 class _Encode(nn.Module):
@@ -207,7 +221,9 @@ def _plain(network: nn.Module) -> nn.Module:
 
 
 def _grid(source: LoadedEncoder | Pretrained) -> Grid:
-    grid: Any = source.model.grid
+    grid: Any = getattr(source.model, "grid", None)
+    if grid is None:
+        raise ValueError("export: the source has no encoder, whose token grid a predictor needs.")
     return grid(input_shape(source.model, source.preprocessing)[1:])
 
 

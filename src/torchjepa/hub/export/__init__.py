@@ -6,10 +6,7 @@ Each holds `FORMAT`, which says what the format can do, writes it, and reads it 
 from __future__ import annotations
 
 import importlib
-import os
 import pkgutil
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +18,7 @@ from torch import Tensor
 
 from torchjepa.hub.encoder import LoadedEncoder
 from torchjepa.hub.parts import Part, make_part
+from torchjepa.hub.staging import staged
 
 if TYPE_CHECKING:
     from torchjepa.hub.load import Pretrained
@@ -143,16 +141,13 @@ def export(
     consumer = chosen.consumer()
     made = make_part(source, part, dynamic=dynamic, num_steps=num_steps)
     job = Job(source, made, precision, dynamic, None if run is None else Path(run), num_steps)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as staging:
-        staged = Path(staging) / path.name
-        chosen.write(job, staged)
-        deviations = _compare(job, chosen.read(job, staged))
+    with staged(path) as written:
+        chosen.write(job, written)
+        deviations = _compare(job, chosen.read(job, written))
         _check_deviations(deviations, TOLERANCES[precision], consumer)
-        num_bytes = sum(file.stat().st_size for file in Path(staging).rglob("*") if file.is_file())
-        _publish(Path(staging), path.parent)
-    return Exported(path, num_bytes, consumer, deviations, TOLERANCES[precision], _signature(job))
+        files = [file for file in written.parent.rglob("*") if file.is_file()]
+        num_bytes = sum(file.stat().st_size for file in files)
+    return Exported(Path(path), num_bytes, consumer, deviations, TOLERANCES[precision], _signature(job))
 
 
 def _checked(format: str, part: str, precision: str, dynamic: bool) -> Format:
@@ -202,14 +197,6 @@ def _check_deviations(deviations: Mapping[str, float], tolerance: float, consume
                 f"export: {consumer} gives {name} that differ by {deviation:.1e} of their largest value, and "
                 f"{tolerance:.0e} is allowed; nothing was kept. Use a finer precision."
             )
-
-
-def _publish(staging: Path, folder: Path) -> None:
-    for entry in staging.iterdir():
-        target = folder / entry.name
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        os.replace(entry, target)
 
 
 def _signature(job: Job) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 import torchjepa
-from torchjepa.hub.encoder import LoadedEncoder, load_encoder
+from torchjepa.hub.encoder import CUSTOM, LoadedEncoder, load_encoder, read_config
 from torchjepa.hub.export import Consumer, Format, Job
 from torchjepa.hub.parts import make_part
 from torchjepa.hub.save import save
@@ -34,8 +34,10 @@ def _half(network: nn.Module) -> nn.Module:
 
 
 def _read(job: Job, path: Path) -> Consumer:
-    # The network itself is brought along where its architecture is not of torchjepa.nn.
-    loaded = load_encoder(path, copy.deepcopy(job.source.model).float(), parts=_parts(job))
+    # A network that torchjepa.nn does not have is brought along, as whoever loads the folder has to.
+    is_custom = read_config(path / "config.json")["architecture"] == CUSTOM
+    model = copy.deepcopy(job.source.model) if is_custom else None
+    loaded = load_encoder(path, model, parts=_parts(job))
     part = make_part(loaded, job.part.name, dynamic=job.dynamic, num_steps=job.num_steps)
     return part.__call__
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from torchjepa.hub.export import Consumer, Format, Job
-from torchjepa.hub.parts import input_shape
+from torchjepa.hub.parts import input_shape, require_vit
 from torchjepa.hub.states import export_state
 
 # Of timm's vision transformers the one without class token; what the model at hand has in another size is overridden.
@@ -21,7 +21,7 @@ _ARCHITECTURE = "vit_base_patch16_gap_224"
 
 
 def _write(job: Job, path: Path) -> None:
-    model: Any = job.source.model
+    model = require_vit(job.source.model, "timm")
     shape = input_shape(model, job.source.preprocessing)
     # The released I-JEPA is written in timm's names.
     state = export_state({"target_encoder": model}, "ijepa", grid=model.grid(shape[1:]))

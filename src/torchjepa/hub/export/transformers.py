@@ -1,4 +1,8 @@
-"""A transformers folder: `IJepaModel` for images, `VJEPA2Model` (encoder and predictor) for videos."""
+"""A transformers folder: `IJepaModel` for images, `VJEPA2Model` (encoder and predictor) for videos.
+
+The image processor does what `Preprocessing` does. The video processor of transformers resizes to 256/224 of the crop
+whatever its file says, as V-JEPA 2 was evaluated, and so shows the network a little less of each frame than ours.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,15 @@ from torch import Tensor, nn
 
 from torchjepa.data import Preprocessing
 from torchjepa.hub.export import Consumer, Format, Job
-from torchjepa.hub.parts import input_shape
+from torchjepa.hub.parts import input_shape, require_vit
 from torchjepa.hub.states import export_state
-from torchjepa.nn import Predictor, ViT
+from torchjepa.nn import Predictor
 
 _VIDEO_AXES = 3
 
 
 def _write(job: Job, path: Path) -> None:
-    model = _vit(job.source.model)
+    model = require_vit(job.source.model, "transformers")
     shape = input_shape(model, job.source.preprocessing)
     parts: dict[str, nn.Module] = {"encoder": model}
     if _takes_videos(model):
@@ -143,15 +147,6 @@ def _read(job: Job, path: Path) -> Consumer:
         return {"tokens": model(clips, skip_predictor=True).last_hidden_state}
 
     return run
-
-
-def _vit(model: nn.Module) -> ViT:
-    if type(model) is not ViT or len(model.patch_size) < 2:
-        what = "a ViT of sequences" if type(model) is ViT else f"a {type(model).__name__}"
-        raise ValueError(
-            f"export: transformers has no class for {what}; use --format safetensors, onnx or torch-export."
-        )
-    return model
 
 
 def _predictor(job: Job) -> Predictor:
