@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,10 @@ from torchjepa.models.encoding import evaluation_mode
 from torchjepa.nn import AttentiveClassifier, AttentivePooler, pool_by_name
 
 if TYPE_CHECKING:
+    from torchjepa.hub.encoder import LoadedEncoder
     from torchjepa.hub.load import Pretrained
+
+    Model: TypeAlias = Pretrained | LoadedEncoder
 
 Pool = str | Callable[[Tensor], Tensor]
 Precision = Literal["32", "bf16-mixed"]
@@ -74,14 +77,14 @@ class EncodeOptions(TypedDict, total=False):
     """Whether to show a progress bar; by default on a terminal."""
 
 
-def encode(pretrained: Pretrained, inputs: Any, **options: Unpack[EncodeOptions]) -> Encoded:
+def encode(pretrained: Model, inputs: Any, **options: Unpack[EncodeOptions]) -> Encoded:
     """Features of images or videos: pool(encoder(preprocessing(x))), batch by batch, without gradients.
 
     Pictures and videos go through the model's preprocessing; a picture that meets a video encoder becomes a still
     clip. Tensors of floats are taken as they are, in any size that the patch divides.
 
     Args:
-        pretrained: what `torchjepa.load` gave.
+        pretrained: what `torchjepa.load` or `load_encoder` gave.
         inputs: a file; a folder, whose videos (or images, where it has none or the encoder takes images) are taken at
             any depth; an image of Pillow's; an array `[h, w]`, `[h, w, c]` or `[t, h, w, c]`, or several along one
             more axis in front: uint8, uint16 or floats in [0, 1]; a tensor of whole numbers, the same with channels
@@ -100,7 +103,7 @@ def encode(pretrained: Pretrained, inputs: Any, **options: Unpack[EncodeOptions]
 
 
 def stream_encoded(
-    pretrained: Pretrained,
+    pretrained: Model,
     inputs: Any,
     *,
     errors: ErrorLog | None = None,
@@ -109,7 +112,7 @@ def stream_encoded(
     """`encode` batch by batch: memory holds one batch, however many the inputs and however long the videos.
 
     Args:
-        pretrained: what `torchjepa.load` gave.
+        pretrained: what `torchjepa.load` or `load_encoder` gave.
         inputs: see `encode`.
         errors: where files that cannot be decoded are listed and left out; `None` makes them errors.
         options: see `EncodeOptions`.
@@ -124,7 +127,7 @@ def stream_encoded(
     model, preprocessing = pretrained.model, pretrained.preprocessing
     if (side := options.get("image_size")) is not None and preprocessing is not None:
         preprocessing = replace(preprocessing, image_size=side)
-    num_axes = _num_axes(model, preprocessing)
+    num_axes = num_input_axes(model, preprocessing)
     reader = Reader(preprocessing, num_axes, options.get("window"), options.get("stride"), errors)
     if (device := options.get("device")) is not None:
         model.to(device)
@@ -140,7 +143,11 @@ class _Network:
     """The encoder with its pooling: from samples on the CPU to features on the CPU."""
 
     def __init__(
-        self, pretrained: Pretrained, pool: Pool | None, layers: Sequence[int] | None, precision: str | None
+        self,
+        pretrained: Model,
+        pool: Pool | None,
+        layers: Sequence[int] | None,
+        precision: str | None,
     ) -> None:
         self.model, self.layers = pretrained.model, layers
         self.device, self.dtype = _place(self.model)
@@ -259,7 +266,13 @@ def _shown(samples: Iterator[Sample], total: int | None) -> Iterator[Sample]:
             yield sample
 
 
-def _num_axes(model: nn.Module, preprocessing: Preprocessing | None) -> int:
+def num_input_axes(model: nn.Module, preprocessing: Preprocessing | None) -> int:
+    """How many axes an input of this network has behind its channels: 3 for clips, 2 for images.
+
+    Args:
+        model: the network; `patch_size` says it, where it has one.
+        preprocessing: else clips have frames.
+    """
     patch: Any = getattr(model, "patch_size", None)
     if patch is not None:
         return len(patch)
@@ -271,7 +284,7 @@ def _place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     return weight.device, weight.dtype
 
 
-def _find_pool(pretrained: Pretrained, pool: Pool, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+def _find_pool(pretrained: Model, pool: Pool, device: torch.device) -> Callable[[Tensor], Tensor] | None:
     if isinstance(pool, nn.Module):
         return pool.eval().to(device)
     if callable(pool):

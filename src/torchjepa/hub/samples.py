@@ -213,10 +213,30 @@ def expand(inputs: Any, num_axes: int) -> Iterator[tuple[str, Item]]:
         )
 
 
+def folder_names(folder: Path, num_axes: int) -> list[str] | Names:
+    """What is encoded of a folder: the videos below it for a network that takes clips, or where it has none images.
+
+    Args:
+        folder: the folder.
+        num_axes: of an input behind its channels.
+
+    Raises:
+        DataError: it holds neither.
+    """
+    videos = find_videos(folder) if num_axes == 3 else []
+    names = videos or index_folder(str(folder)).names
+    if not len(names):
+        endings = (*VIDEO_EXTENSIONS, *EXTENSIONS) if num_axes == 3 else EXTENSIONS
+        raise DataError(
+            f"{str(folder)!r} holds nothing to encode (looked for {', '.join(endings)} at any depth)."
+        )
+    return names
+
+
 def count(inputs: Any, num_axes: int) -> int | None:
     """How many files a folder has, or items a list; `None` of anything else."""
     if isinstance(inputs, (str, os.PathLike)) and Path(inputs).is_dir():
-        return len(_names(Path(inputs), num_axes))
+        return len(folder_names(Path(inputs), num_axes))
     return len(inputs) if isinstance(inputs, (list, tuple, ImageSource)) else None
 
 
@@ -233,19 +253,8 @@ def _expand_path(path: Path, num_axes: int) -> Iterator[tuple[str, Item]]:
     if not path.is_dir():
         yield str(path), path
         return
-    names = _names(path, num_axes)
+    names = folder_names(path, num_axes)
     yield from ((names[i], path / names[i]) for i in range(len(names)))
-
-
-def _names(folder: Path, num_axes: int) -> list[str] | Names:
-    videos = find_videos(folder) if num_axes == 3 else []
-    names = videos or index_folder(str(folder)).names
-    if not len(names):
-        endings = (*VIDEO_EXTENSIONS, *EXTENSIONS) if num_axes == 3 else EXTENSIONS
-        raise DataError(
-            f"{str(folder)!r} holds nothing to encode (looked for {', '.join(endings)} at any depth)."
-        )
-    return names
 
 
 def _split(array: Any, num_single: int, single: tuple[int, ...]) -> Iterator[tuple[str, Item]]:
