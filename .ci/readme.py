@@ -2,8 +2,8 @@
 
 Python and `bash` blocks run one after the other, each in a fresh interpreter, in one empty folder, so that a later
 one may use what an earlier one wrote; a bash block ends at its first line that fails. A block under a
-`<!-- ci: ... -->` comment is prepared (`setup: command` runs first) or left out with its reason (`skip: reason`),
-which is printed.
+`<!-- ci: ... -->` comment is prepared (`setup: command` runs first, with $REPOSITORY naming this repository) or left
+out with its reason (`skip: reason`), which is printed.
 """
 
 import os
@@ -55,7 +55,7 @@ def run(path: Path) -> int:
 def run_block(kind: str, note: str, body: str, folder: str) -> bool:
     """Whether a block, and what its note says to run first, ends well."""
     scripts = [[*COMMANDS["bash"], note[6:].strip()]] if note.startswith("setup:") else []
-    environment = {**os.environ, "COLUMNS": "100"}
+    environment = {**os.environ, "COLUMNS": "100", "REPOSITORY": str(Path(__file__).resolve().parents[1])}
     return all(
         subprocess.run(script, cwd=folder, env=environment).returncode == 0
         for script in [*scripts, [*COMMANDS[kind], body]]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -86,6 +88,8 @@ def _as_json(release: Release) -> dict[str, Any]:
 def _listing(releases: Sequence[Release]) -> list[str]:
     rows = [_HEAD, *(_row(release) for release in releases)]
     widths = [max(map(len, column)) for column in zip(*rows)]
+    if sys.stdout.isatty() and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
+        rows = [row[:-1] for row in rows]  # where to find them is told of each alone
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     restricted = sum(not release.commercial for release in releases)
     notes = [
