@@ -37,7 +37,8 @@ def test_a_time_gets_the_last_frame_that_began(
         write_movie(path, 24, rate=6, keyframe_every=keyframe_every, b_frames=2)
     with VideoReader(path) as video:
         found = [round(frame.seconds * 6) for frame in video.frames_at(sorted(times))]
-    assert found == [int(6 * time + 1e-6) for time in sorted(times)]
+    half_a_tick = Fraction(1, 2 * 12288)  # of this file's clock
+    assert found == [int(6 * (Fraction(time) + half_a_tick)) for time in sorted(times)]
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv"])  # an exact clock and one of whole milliseconds
