@@ -200,6 +200,7 @@ def test_heads_of_known_models(tmp_path):
             lambda x: x[:100],
             r"do not fit .*blocks.1.mlp.fc1.weight \(100, 32\) where",
         ),
+        ("blocks.1.attn.qkv.weight", lambda x: x.T.contiguous(), r"do not fit .*qkv.weight \(32, 96\) where"),
         ("norm.bias", lambda x: x.long(), "wrong dtype.*norm.bias.*int64"),
         ("norm.bias", lambda x: x * float("nan"), "NaN or infinite values in norm.bias"),
         ("blocks.0.mlp.fc1.weight", lambda x: x.new_zeros(0, 32), "nothing was loaded"),

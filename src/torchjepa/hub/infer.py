@@ -17,9 +17,8 @@ def vit(shapes: Shapes) -> dict[str, Any]:
 def predictor(shapes: Shapes) -> dict[str, Any]:
     """Arguments of `Predictor` but heads and positions."""
     embed_dim, encoder_dim = shapes["embed.weight"][0]
-    tokens = shapes["mask_token"]
-    # One tensor for each token, or one for all, whose first axis counts them.
-    count = len(tokens) if len(tokens) > 1 else tokens[0][0]
+    # One tensor for each token, or one for all: the first axis counts either way.
+    count = sum(shape[0] for shape in shapes["mask_token"])
     return {"encoder_dim": encoder_dim, "num_mask_tokens": count, **_blocks(shapes, embed_dim)}
 
 

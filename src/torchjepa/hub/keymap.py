@@ -42,9 +42,10 @@ class Reshape:
     their_shape: Callable[[nn.Module, Tensor], Shape] | None = None
 
     def forward(self, theirs: Sequence[Tensor], shape: Shape) -> Tensor:
-        """A view of their tensor; in its own shape where the numbers do not fit, for the strict check to name."""
+        """A view of their tensor; itself where it must not change or does not fit, for the strict check to name."""
         (tensor,) = theirs
-        return tensor.reshape(shape) if tensor.numel() == torch.Size(shape).numel() else tensor
+        fits = self.their_shape is not None and tensor.numel() == torch.Size(shape).numel()
+        return tensor.reshape(shape) if fits else tensor
 
     def back(self, ours: Tensor, theirs: Sequence[str], network: nn.Module) -> list[Tensor]:
         """A view of our tensor."""
@@ -155,7 +156,7 @@ def _match(ours: str, rule: Rule, places: Mapping[tuple[int, int], str]) -> Matc
 
 
 def to_ours(
-    matches: Iterable[Match], read: Callable[[str], Tensor], shapes: Mapping[str, Shape]
+    matches: Iterable[Match], read: Callable[[str, bool], Tensor], shapes: Mapping[str, Shape]
 ) -> dict[str, Tensor]:
     """The state of our network from their tensors.
 
