@@ -20,7 +20,7 @@ from torchjepa.hub.contents import Contents, Entry, check_name, one_line
 from torchjepa.hub.pickle_scan import imports, refuse_copying
 from torchjepa.hub.records import MAX_TABLE, Region, data_regions, read_directory
 
-_DEEPEST, _MOST_LEAVES = 32, 1_000_000
+_DEEPEST, _MOST_LEAVES = 32, 300_000
 _PLAIN = {
     "collections.OrderedDict",
     "torch._utils._rebuild_tensor_v2",
