@@ -67,7 +67,7 @@ def refuse_copying(path: Path, pickle: bytes) -> None:
 
 
 class _Sizes:
-    """The pickle machine with sizes in place of values: an int, `[size]` where it can grow, a tuple, an import's name."""
+    """The pickle machine on sizes instead of values: an int, `[size]` where it can grow, a tuple, an import's name."""
 
     def __init__(self) -> None:
         self.copied = 0
