@@ -6,12 +6,13 @@ Axis letter of this file: `p` steps of a rollout.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchjepa.data import Preprocessing
@@ -120,6 +121,13 @@ def require_vit(model: nn.Module, who: str) -> ViT:
             f"export: {who} has no class for {what}; use --format safetensors, onnx or torch-export."
         )
     return model
+
+
+@torch.no_grad()
+def position_table(model: ViT, input_size: Sequence[int]) -> Float[Tensor, "1 n d"]:
+    """The table that the model adds for inputs of this size, resized where it was trained at another."""
+    table: Any = model.positions
+    return table(model.grid(input_size), model.patch_embed.weight)[None]
 
 
 class _Encode(nn.Module):

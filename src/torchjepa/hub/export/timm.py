@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from torchjepa.hub.export import Consumer, Format, Job
-from torchjepa.hub.parts import input_shape, require_vit
+from torchjepa.hub.parts import input_shape, position_table, require_vit
 from torchjepa.hub.states import export_state
 
 # Of timm's vision transformers the one without class token; what the model at hand has in another size is overridden.
@@ -25,6 +25,7 @@ def _write(job: Job, path: Path) -> None:
     shape = input_shape(model, job.source.preprocessing)
     # The released I-JEPA is written in timm's names.
     state = export_state({"target_encoder": model}, "ijepa", grid=model.grid(shape[1:]))
+    state["target_encoder.module.pos_embed"] = position_table(model, shape[1:])
     dtype = torch.float16 if job.precision == "half" else torch.float32
     path.mkdir()
     weights = {

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from torchjepa.data import Preprocessing
 from torchjepa.hub.export import Consumer, Format, Job
-from torchjepa.hub.parts import input_shape, require_vit
+from torchjepa.hub.parts import input_shape, position_table, require_vit
 from torchjepa.hub.states import export_state
 from torchjepa.nn import Predictor
 
@@ -37,6 +37,8 @@ def _write(job: Job, path: Path) -> None:
         family, config = "transformers_ijepa", _ijepa_config(model.config, shape)
     dtype = torch.float16 if job.precision == "half" else torch.float32
     state = export_state(parts, family, grid=model.grid(shape[1:]))
+    if not _takes_videos(model):
+        state["embeddings.position_embeddings"] = position_table(model, shape[1:])
     weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
     path.mkdir()
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
