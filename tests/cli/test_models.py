@@ -58,3 +58,8 @@ def test_nothing_found_is_an_error_that_helps(jepa: Jepa) -> None:
     assert (done.code, done.out) == (2, "")
     assert "Did you mean vjepa2-vitl?" in done.err
     assert "The families are I-JEPA" in jepa("models", "--family", "DINO").err
+
+
+def test_sizes_and_families_are_found_as_people_write_them(jepa: Jepa) -> None:
+    assert "vjepa2-vith" in jepa("models", "huge", "V-JEPA 2").out
+    assert jepa("models", "--family", "vjepa2").out == jepa("models", "--family", "V-JEPA 2").out

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torchjepa.hub.catalog import Release, WeightFile
 
 _HEAD = ("name", "encoder", "parameters", "input", "trained on", "licence", "on the hub")
+_SIZES = {"B": "base", "L": "large", "H": "huge", "g": "giant", "G": "gigantic"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ModelsCommand:
     words: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """A model's name, or words that all must occur."""
     family: str | None = None
-    """Only this family: I-JEPA, V-JEPA, "V-JEPA 2", "V-JEPA 2-AC", "V-JEPA 2 probe", "V-JEPA 2.1"."""
+    """Only this family: I-JEPA, V-JEPA, "V-JEPA 2", "V-JEPA 2-AC", "V-JEPA 2 probe", "V-JEPA 2.1"; vjepa2 will do."""
     takes: Literal["images", "videos"] | None = None
     """Only encoders of images, or only those of videos."""
     max_parameters: float | None = None
@@ -59,14 +60,19 @@ def run(argv: Sequence[str]) -> int:
 
 def _fits(command: ModelsCommand, release: Release) -> bool:
     places = [file.source for file in release.files]
-    text = " ".join([release.name, release.family, release.size, release.data, *release.licences, *places])
+    size = f"{release.size} {_SIZES.get(release.size[4:5], '')}"
+    text = " ".join([release.name, release.family, size, release.data, *release.licences, *places])
     return (
         all(word.lower() in text.lower() for word in command.words)
-        and (command.family is None or command.family.lower() == release.family.lower())
+        and (command.family is None or _bare(command.family) == _bare(release.family))
         and (command.takes is None or (command.takes == "videos") == _takes_videos(release))
         and (command.max_parameters is None or (release.parameters or float("inf")) <= command.max_parameters)
         and (not command.commercial or release.commercial)
     )
+
+
+def _bare(family: str) -> str:
+    return "".join(filter(str.isalnum, family.lower()))
 
 
 def _takes_videos(release: Release) -> bool:
