@@ -171,7 +171,7 @@ def test_one_of_several_probes(tmp_path):
 
 
 def test_heads_are_asked_for(tmp_path, ijepa):
-    message = "of embed_dim 32, depth 2; pass num_heads=..., or num_heads={'encoder': ...}"
+    message = "encoder: embed_dim 32, depth 2; pass num_heads=..., or num_heads={'encoder': ...}"
     refused(tmp_path, ijepa, message, num_heads=None)
     loaded = load(OFFICIAL / FILES["ijepa"], "all", num_heads={"encoder": 4, "predictor": 2})
     assert [part.config["num_heads"] for part in loaded.parts.values()] == [4, 4, 2]

@@ -15,6 +15,7 @@ from torchjepa.data import BatchStream, DataSplit, ErrorLog
 from torchjepa.engine import KeyedSampler, RunFolder, is_main_process, write_json
 from torchjepa.evaluation import Diagnosis, Features, diagnose, score_table, write_scores
 from torchjepa.hub import save_encoder
+from torchjepa.hub.encoder import is_own
 from torchjepa.recipes.base import Recipe
 from torchjepa.report import Gatherer, write_report
 from torchjepa.report.curves import read_metrics
@@ -47,12 +48,14 @@ def finish(
         The doctor's verdict.
     """
     encoder, channels = deployable(learner), split.train.num_channels
+    predictor = getattr(learner, "predictor", None)
     save_encoder(
         folder.encoder,
         encoder,
         pool=recipe.pool_name,
         preprocessing=recipe.preprocessing(channels),
         extra={"recipe": recipe_name, "steps": total_steps, "classes": list(split.train.classes)},
+        parts={"predictor": predictor} if is_own(predictor) else None,  # type: ignore[dict-item]
     )
     say(f"The encoder is in {folder.encoder}")
     device = next(learner.parameters()).device

@@ -178,7 +178,7 @@ def _heads(
     if heads is None:
         sizes = ", ".join(f"{name} {value}" for name, value in zip(spec.heads_by, key))
         raise ValueError(
-            f"load: the number of heads does not follow from the tensors, and no known {family.title} has a {kind} of "
+            f"load: the number of heads does not follow from the tensors, and no known {family.title} has this {kind}: "
             f"{sizes}; pass num_heads=..., or num_heads={{{kind!r}: ...}} where the networks differ."
         )
     return heads

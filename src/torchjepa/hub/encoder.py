@@ -165,10 +165,15 @@ def encoder_config(
     return config
 
 
+def is_own(part: object) -> bool:
+    """Whether this is a network of `torchjepa.nn`, which a folder can hold beside the encoder."""
+    return _own_architectures().get(type(part).__name__) is type(part)
+
+
 def _describe_part(name: str, part: nn.Module) -> dict[str, Any]:
     if not _PART_NAME.fullmatch(name) or name == "model":
         raise ValueError(f"save_encoder: a part is named by a word like 'predictor', got {name!r}.")
-    if _own_architectures().get(type(part).__name__) is not type(part):
+    if not is_own(part):
         raise ValueError(
             f"save_encoder: the part {name!r} must be a network of torchjepa.nn, got {type(part).__name__}; "
             "leave it out, and save its state dict beside the folder."
