@@ -82,6 +82,7 @@ def test_a_transformers_folder_and_the_file_in_it(tmp_path):
             image_size=16, mean=(0.1, 0.2, 0.3), std=(1, 2, 3), num_frames=4, frame_rate=4.0
         )
         assert set(loaded.parts) == {"encoder", "predictor", "classifier"}
+        assert "the online encoder then" in str(load(source).report)
 
 
 def test_a_hub_id_is_fetched_once_and_found_without_a_network(tmp_path, monkeypatch):

@@ -64,7 +64,8 @@ def choose_parts(
         return {which: heads[0]}, first
     alike = [part for part in there if kind_of(part) == "encoder"]
     if kind_of(which) == "encoder" and len(alike) == 1 and not (family.tells_encoders and names.says_role):
-        return {which: alike[0]}, (f"the file holds one encoder without saying which; taken as the {which}",)
+        note = f"the file holds one encoder without saying which; taken as the {which}"
+        return {which: alike[0]}, (note, family.origin) if family.origin else (note,)
     raise ValueError(
         f"load: {source} has no {which!r}; which= can be {', '.join(map(repr, [*there, 'all']))} for this file."
     )

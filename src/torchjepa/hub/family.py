@@ -71,6 +71,7 @@ class Family:
         title: what people call it.
         networks: its networks by kind: `encoder`, `predictor`, `classifier`.
         tells_encoders: whether its files have both the online and the target encoder, and say which is which.
+        origin: where the one encoder of such files comes from, a sentence for the user, where it is known.
         wrapper: what stands before all other networks in a file that has a classifier.
         accepts: a last look at files that fit the signatures: network kind to names to shapes.
         image_size: side of the pictures where the file does not say.
@@ -83,6 +84,7 @@ class Family:
     title: str
     networks: Mapping[str, Network]
     tells_encoders: bool = True
+    origin: str = ""
     wrapper: str = ""
     accepts: Callable[[Mapping[str, Mapping[str, Shape]]], bool] = lambda kinds: True
     image_size: int = 224

@@ -38,6 +38,9 @@ FAMILY = Family(
     name="transformers_vjepa2",
     title="V-JEPA 2 of transformers",
     tells_encoders=False,
+    # convert_vjepa2_to_hf.py takes what torch.hub gives, which was "encoder" then.
+    origin="transformers' conversions were made from what torch.hub gave, the online encoder then; the official files "
+    "hold both",
     wrapper="vjepa2.",
     image_size=256,
     num_frames=64,
