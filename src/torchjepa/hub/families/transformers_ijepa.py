@@ -39,7 +39,7 @@ FAMILY = Family(
     title="I-JEPA of transformers",
     tells_encoders=False,
     # convert_ijepa_to_hf.py reads "encoder" from the official files.
-    origin="transformers' conversions of the released models were made from the online encoder, and the papers evaluate "
+    origin="transformers' conversions of the released models were made from the online encoder, the papers evaluate "
     "the target encoder, which is in the official files",
     wrapper="ijepa.",
     config={"hidden_act": ("gelu", "gelu"), "layer_norm_eps": (1e-6, 1e-12), "qkv_bias": (True, True)},
