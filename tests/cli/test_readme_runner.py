@@ -109,4 +109,4 @@ def test_anything_else_is_a_usage_error(readme: ModuleType) -> None:
 
 def test_the_readme_of_the_project_has_its_test_command(readme: ModuleType) -> None:
     command = readme.test_command(SCRIPT.parents[1] / "README.md")
-    assert command == "pip install -c constraints.txt '.[test]' && pytest"
+    assert command == "pip install -c constraints.txt '.[test]' && pytest -n auto"
