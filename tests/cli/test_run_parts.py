@@ -22,6 +22,10 @@ def test_a_masked_run_gives_its_predictor_back(jepa: Jepa, empty_folder: Path) -
     for part, network in loaded.parts.items():
         for name, tensor in network.state_dict().items():
             assert torch.equal(tensor, stored[f"{part}.{name}"]), name
+    online = torchjepa.load(empty_folder / "runs" / "x", "encoder")
+    assert "the online encoder" in str(online.report)
+    for name, tensor in online.model.state_dict().items():
+        assert torch.equal(tensor, stored[f"encoder.{name}"]), name
 
 
 def test_a_run_without_predictor_keeps_the_encoder_alone(jepa: Jepa, empty_folder: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
-from torch import nn
+from torch import Tensor, nn
 
 from torchjepa.data import Preprocessing
 from torchjepa.hub.building import Built, build
@@ -120,12 +120,29 @@ def _load_own(folder: Path, source: str, which: str) -> Pretrained:
     parts = {main: loaded.model, **loaded.parts}
     if further and which != "all":
         parts = dict(loaded.parts)
-    names = tuple(f"{part}.{name}" for part, network in parts.items() for name in network.state_dict())
     note = "the folder holds the encoder that was deployed"
+    if which == "encoder" and not further and (online := _online_weights(folder)):
+        loaded.model.load_state_dict(online)
+        parts, note = {which: loaded.model}, "the online encoder, of the run's newest checkpoint"
+    names = tuple(f"{part}.{name}" for part, network in parts.items() for name in network.state_dict())
     report = LoadReport(source, family, which, loaded=names, notes=() if further else (note,))
     _log.info("%s", report.summary())
     described = {**config, **_describe(family, parts)}
     return Pretrained(_model(parts), parts, family, loaded.preprocessing, loaded.pool, described, report)
+
+
+def _online_weights(folder: Path) -> dict[str, Tensor]:
+    """What a run's newest checkpoint has of an encoder beside its target encoder; nothing where it has no two."""
+    if not (folder.parent / "run.json").is_file():
+        return {}
+    from torchjepa.engine import newest_checkpoint  # brings lightning-fabric
+
+    checkpoint = newest_checkpoint(folder.parent / "checkpoints")
+    tensors = {} if checkpoint is None else checkpoint.tensors()
+    if not any(name.startswith("target_encoder.") for name in tensors):
+        return {}
+    start = "encoder."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 def _model(parts: Mapping[str, nn.Module]) -> nn.Module:
