@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torchjepa.hub import infer, layouts
-from torchjepa.hub.families.vjepa2 import ENCODER_HEADS, LAYOUTS
-from torchjepa.hub.family import Family, Network, PositionTable
+from torchjepa.hub.families.vjepa2 import FAMILY as VJEPA2
+from torchjepa.hub.family import Family, Network
 from torchjepa.hub.keymap import renamed
 
 FAMILY = Family(
@@ -15,16 +17,7 @@ FAMILY = Family(
     num_frames=8,
     frame_rate=4.0,
     networks={
-        "encoder": Network(
-            architecture="ViT",
-            rules=layouts.VIT,
-            infer=infer.vit,
-            signature={"patch_embed.proj.weight": 5},
-            heads=ENCODER_HEADS,
-            prefix="module.",
-            fixed=layouts.RELEASED_ROTARY,
-            table=PositionTable("pos_embed", LAYOUTS, used=False),
-        ),
+        "encoder": replace(VJEPA2.networks["encoder"], prefix="module."),
         "predictor": Network(
             architecture="ActionPredictor",
             rules=(
