@@ -2,7 +2,7 @@
 
 jepa train
 
-Expected with seed 0: kNN 79 %, linear probe 85 % (untrained 46 and 51, raw pixels 45 and 11), in 3 minutes 24 seconds
+Expected with seed 0: kNN 81 %, linear probe 87 % (untrained 46 and 51, raw pixels 45 and 11), in 3 minutes 24 seconds
 on a CPU with bfloat16 instructions.
 """
 
