@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from torchjepa.data import ErrorLog, Preprocessing
+from torchjepa.engine import resolve_precision
 from torchjepa.hub.samples import Reader, Sample, count
 from torchjepa.models.encoding import evaluation_mode
 from torchjepa.nn import AttentiveClassifier, AttentivePooler, pool_by_name
@@ -152,7 +153,7 @@ class _Network:
         self.model, self.layers = pretrained.model, layers
         self.device, self.dtype = _place(self.model)
         self.pool = _find_pool(pretrained, pretrained.pool if pool is None else pool, self.device)
-        self.rounds = precision == "bf16-mixed" or (precision is None and multiplies_bfloat16(self.device))
+        self.rounds = resolve_precision(precision or "auto", self.device.type) == "bf16-mixed"
 
     def num_together(self, sample: Sample) -> int:
         """How many inputs like this one make a batch."""
@@ -186,14 +187,6 @@ class _Network:
         if self.pool is None:
             return tokens.float().cpu()
         return self.pool(tokens.float()).float().cpu()
-
-
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 faster than float32: CUDA from Ampere on, CPUs with AMX."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    # torch 2.7 does not tell yet what the CPU has.
-    return device.type == "cpu" and bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"))
 
 
 def _stream(
