@@ -100,18 +100,11 @@ def _examined(command: DoctorCommand, opened: OpenedRun, history: Sequence[dict[
     from torchjepa.cli.devices import pick_device
     from torchjepa.cli.examining import examine, loss_features, training_batches
     from torchjepa.cli.judging import Judge
-    from torchjepa.data import BatchStream, ErrorLog, open_data
+    from torchjepa.data import BatchStream, ErrorLog
     from torchjepa.evaluation import diagnose
 
     recipe, device = opened.recipe, pick_device(command.device)
-    own = command.data is None
-    split = open_data(
-        recipe.data if own else command.data,
-        test_data=recipe.test_data if own else None,
-        holdout=recipe.holdout,
-        seed=recipe.seed,
-        min_size=2 * recipe.image_size,
-    )
+    split = recipe.open_data(command.data)
     patient = opened.newest(split.train.num_channels)
     if not command.json:
         print(f"{patient.description}, on {split.description}", flush=True)

@@ -81,14 +81,13 @@ def make_plan(argv: Sequence[str]) -> Plan:
     """
     request = parse(argv)
     from torchjepa.cli.devices import pick_device
-    from torchjepa.data import open_data
     from torchjepa.engine.sampler import check_divisible
 
     recipe = request.recipe
     pick_device(recipe.accelerator)
     num_devices = recipe.num_nodes * (1 if recipe.devices == "auto" else recipe.devices)
     check_divisible(recipe.batch_size, recipe.accumulate, num_devices)
-    split = open_data(recipe.data, test_data=recipe.test_data, holdout=recipe.holdout, seed=recipe.seed)
+    split = recipe.open_data()
     total_steps = recipe.total_steps(len(split.train))
     return Plan(
         recipe, request.recipe_name, split.description, split.train.num_channels, total_steps, num_devices

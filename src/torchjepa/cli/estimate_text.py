@@ -28,8 +28,9 @@ def as_text(plan: Plan, footprint: Footprint, speed: Speed | None) -> str:
     recipe = plan.recipe
     split = f" in {recipe.accumulate} micro-batches" if recipe.accumulate > 1 else ""
     devices = f"{plan.num_devices} device{'s' * (plan.num_devices > 1)}"
+    size = " x ".join(map(str, recipe.preprocessing(plan.num_channels).input_shape))
     title = (
-        f"{plan.name}, {recipe.image_size} x {recipe.image_size}, batch {recipe.batch_size}{split} on {devices}, "
+        f"{plan.name}, {size}, batch {recipe.batch_size}{split} on {devices}, "
         f"precision {recipe.precision}, {plan.total_steps} steps"
     )
     parts = [title, plan.data, "", *_work(footprint), "", *_memory(footprint, speed)]

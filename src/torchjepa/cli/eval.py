@@ -5,13 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
-
-if TYPE_CHECKING:
-    from torchjepa.cli.opening import OpenedRun
-    from torchjepa.data import DataSplit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
         raise ValueError(f"--samples must be at least 2, got {command.samples}.")
     opened = open_run(command.run)
     device = pick_device(command.device)
-    split = _open_data(command, opened)
+    split = opened.recipe.open_data(command.data, command.test_data, command.holdout)
     if not has_labels(split):
         raise ValueError(
             "There is nothing to judge by: the data need at least two classes (top-level folders, or a label "
@@ -86,20 +82,6 @@ def run(argv: Sequence[str]) -> int:
     left_out = f"; the undecodable files are listed in {error_file}" if error_file.exists() else ""
     print(f"The scores are in {out}{left_out}")
     return 0
-
-
-def _open_data(command: EvalCommand, opened: OpenedRun) -> DataSplit:
-    from torchjepa.data import open_data
-
-    recipe = opened.recipe
-    own = command.data is None
-    return open_data(
-        recipe.data if own else command.data,
-        test_data=command.test_data or (recipe.test_data if own else None),
-        holdout=recipe.holdout if command.holdout is None else command.holdout,
-        seed=recipe.seed,
-        min_size=2 * opened.encoder.preprocessing.image_size,
-    )
 
 
 def _out(command: EvalCommand) -> Path:

@@ -58,8 +58,7 @@ def examine(
         training: of the loss, where there is a learner: what `loss_features` gave.
         notes: what it gave to note.
     """
-    size = judge.preprocessing.image_size
-    grid: Grid = encoder.grid((size, size))  # type: ignore[operator]
+    grid: Grid = encoder.grid(judge.preprocessing.input_shape)  # type: ignore[operator]
     tokens = judge.tokens(encoder, _NUM_TOKENS)
     features = {"tokens": tokens, **training, "encoder": pooled.features}
     if grid.t > 1:

@@ -176,11 +176,11 @@ def _unjudged(recipe: Recipe, split: DataSplit) -> str:
 def _gatherer(
     recipe: Recipe, split: DataSplit, encoder: nn.Module, untrained: nn.Module, device: torch.device
 ) -> Gatherer:
-    size = recipe.image_size
+    preprocessing = recipe.preprocessing(split.train.num_channels)
     return Gatherer(
         split=split,
-        preprocessing=recipe.preprocessing(split.train.num_channels),
-        grid=encoder.grid((size, size)),  # type: ignore[operator]
+        preprocessing=preprocessing,
+        grid=encoder.grid(preprocessing.input_shape),  # type: ignore[operator]
         encode=encoder,
         untrained=untrained,
         device=device,

@@ -16,7 +16,7 @@ from torchjepa.cli.finish import batch_stream, deployable, finish, is_finished, 
 from torchjepa.cli.judging import fewer, has_labels
 from torchjepa.cli.request import Request
 from torchjepa.cli.run_json import describe_run, read_run, resume_command, resumed_run
-from torchjepa.data import DataSplit, open_data
+from torchjepa.data import DataSplit
 from torchjepa.engine import RunFolder, TrainResult, is_main_process, train, write_json
 from torchjepa.engine.hooks import Doctor, Health, MetricsFile, Probe, Progress, TensorBoard
 from torchjepa.engine.sampler import check_divisible
@@ -38,14 +38,7 @@ def train_and_judge(request: Request) -> int:
     say: Say = partial(print, flush=True) if is_main_process() else lambda text: None
     path = Path(recipe.runs) / str(recipe.name)
     check_early(recipe, path, request.resume)
-    split = open_data(
-        recipe.data,
-        test_data=recipe.test_data,
-        holdout=recipe.holdout,
-        seed=recipe.seed,
-        # JPEGs are decoded at a reduced size that still serves twice the resolution of the network.
-        min_size=2 * recipe.image_size,
-    )
+    split = recipe.open_data()
     say(split.description)
     total_steps = recipe.total_steps(len(split.train))
     learner = recipe.seeded_learner(split.train.num_channels, total_steps)

@@ -110,6 +110,12 @@ class Preprocessing:
                 f"num_frames={self.num_frames}, frame_rate={self.frame_rate}."
             )
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Spatial axes of the encoder's input: `(h, w)`, for clips `(t, h, w)`."""
+        side = (self.image_size, self.image_size)
+        return side if self.num_frames is None else (self.num_frames, *side)
+
     def __call__(self, image: NDArray[np.uint8]) -> Float[Tensor, "c h w"]:
         """One image, uint8 `[h, w, c]` of any size, to the encoder's input."""
         return self.normalise(self.resize([image]))[0]

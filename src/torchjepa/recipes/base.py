@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from torchjepa.data import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from torchjepa.data import IMAGENET_MEAN, IMAGENET_STD, DataSplit, Preprocessing, open_data
 from torchjepa.engine import TrainSettings, resolve_precision
 from torchjepa.rng import derive_seed
 from torchjepa.schedules import CosineSchedule, WarmupCosine
@@ -175,6 +175,32 @@ class Recipe(ABC):
         if self.epochs is None:
             return self.steps
         return max(1, round(self.epochs * num_samples / self.batch_size))
+
+    def open_data(
+        self, data: str | None = None, test_data: str | None = None, holdout: float | None = None
+    ) -> DataSplit:
+        """The recipe's data, or others in their place.
+
+        Args:
+            data: in the place of the recipe's `data` and `test_data`.
+            test_data: in the place of the recipe's `test_data`.
+            holdout: in the place of the recipe's.
+
+        Raises:
+            DataError: a path that cannot be used.
+        """
+        return open_data(**self._named_data(data, test_data, holdout))
+
+    def _named_data(self, data: str | None, test_data: str | None, holdout: float | None) -> dict[str, Any]:
+        """The arguments by which `data.open_data`, or what takes its place, finds the data."""
+        return {
+            "data": self.data if data is None else data,
+            "test_data": test_data or (self.test_data if data is None else None),
+            "holdout": self.holdout if holdout is None else holdout,
+            "seed": self.seed,
+            # JPEGs are decoded at a reduced size that still serves twice the resolution of the network.
+            "min_size": 2 * self.image_size,
+        }
 
     def preprocessing(self, num_channels: int) -> Preprocessing:
         """How an image becomes a tensor when nothing is augmented; ImageNet's statistics for colour."""
