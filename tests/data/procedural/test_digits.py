@@ -5,7 +5,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from torchjepa.data import DigitsSource
-from torchjepa.data.procedural.digits import _digits_of, _enlarge, _strokes
+from torchjepa.data.procedural.digits import digits_of, enlarge, _strokes
 from torchjepa.rng import uniforms
 
 
@@ -14,7 +14,7 @@ def pixels(source):
 
 
 def test_train_and_test_digits_are_disjoint_and_together_all():
-    train, test = _digits_of("train"), _digits_of("test")
+    train, test = digits_of("train"), digits_of("test")
     assert len(train[0]) + len(test[0]) == 1797
     together = {image.tobytes() for image in train[0]} & {image.tobytes() for image in test[0]}
     assert not together
@@ -41,7 +41,7 @@ def test_the_set_says_what_it_is():
     assert source.num_channels == 1
     assert source.name(17) == "test/17"
     assert set(source.labels.tolist()) == set(range(10))
-    _, targets = _digits_of("test")
+    _, targets = digits_of("test")
     assert np.array_equal(source.labels, targets[source.digit_ids])
     assert source.fingerprint()["num_samples"] == 300
 
@@ -50,7 +50,7 @@ def test_a_digit_is_enlarged_bilinearly_where_it_was_put():
     digit = np.zeros((8, 8), dtype=np.float32)
     digit[2, 5] = 1.0
     side, corner = 16.0, (0.25, 0.75)
-    drawn = _enlarge(torch.from_numpy(digit)[None], torch.tensor([side]), torch.tensor([corner]))[0]
+    drawn = enlarge(torch.from_numpy(digit)[None], torch.tensor([side]), torch.tensor([corner]))[0]
     for row in range(32):
         for column in range(32):
             v = (row + 0.5 - corner[0] * (32 - side)) / side * 8 - 0.5
