@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from torchjepa.data.clips import middle_clip
 from torchjepa.data.errors import DataError, DecodeError, ErrorLog, WorkerKilledError
-from torchjepa.data.source import ImageSource
-from torchjepa.data.transforms import Crops, Preprocessing, SampleKeys, ViewTransform
+from torchjepa.data.source import ImageSource, Source, VideoSource
+from torchjepa.data.transforms import Crops, Preprocessing, ReadingTransform, SampleKeys, ViewTransform
 from torchjepa.rng import uniforms
 from torchjepa.types import Batch, BatchKeys
 
@@ -60,7 +61,7 @@ class BatchStream:
 
     def __init__(
         self,
-        source: ImageSource,
+        source: Source,
         transform: ViewTransform,
         *,
         seed: int,
@@ -112,7 +113,7 @@ class EvalStream:
 
     def __init__(
         self,
-        source: ImageSource,
+        source: Source,
         preprocessing: Preprocessing,
         *,
         batch_size: int = 256,
@@ -137,55 +138,88 @@ class EvalStream:
             for error in raw.errors:
                 self.errors.add(*error)
             if len(raw.ids):
-                yield Batch((self.preprocessing.normalise(raw.crops[0][0]),), raw.ids, raw.labels)
+                yield Batch((_normalise(raw.crops[0][0], self.preprocessing),), raw.ids, raw.labels)
+
+
+def read_input(source: Source, index: int, preprocessing: Preprocessing) -> Tensor:
+    """What judging and deployment feed the encoder for one sample.
+
+    Args:
+        source: images or videos.
+        index: the sample.
+        preprocessing: what the sample goes through; with num_frames set, the source holds videos.
+
+    Returns:
+        float `[c, h, w]` of an image, `[c, t, h, w]` of a video's middle clip (see `middle_clip`).
+
+    Raises:
+        DecodeError: the sample cannot be decoded.
+    """
+    return _normalise(_read_pixels(source, index, preprocessing)[None], preprocessing)[0]
+
+
+def _read_pixels(source: Source, index: int, preprocessing: Preprocessing) -> Tensor:
+    if preprocessing.num_frames is not None:
+        return middle_clip(cast(VideoSource, source), index, preprocessing)
+    return preprocessing.resize([cast(ImageSource, source).read(index)])[0]
+
+
+def _normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    if preprocessing.num_frames is None:
+        return preprocessing.normalise(pixels)
+    return preprocessing.normalise_clips(pixels)
 
 
 class _TrainingSamples(Dataset[_Raw]):
-    def __init__(self, source: ImageSource, transform: ViewTransform, seed: int) -> None:
+    def __init__(self, source: Source, transform: ViewTransform, seed: int) -> None:
         self.source, self.transform, self.seed = source, transform, seed
 
     def __getitem__(self, keys: BatchKeys) -> _Raw:
         errors: list[tuple[int, str, str]] = []
-        images, ids = [], []
-        for epoch, index in zip(keys.epochs, keys.indices):
-            image, found = self._read(epoch, index, errors)
-            images.append(image)
-            ids.append(found)
-        samples = np.asarray(ids, dtype=np.int64)
-        crops = self.transform.crop(images, _sample_keys(self.seed, keys.epochs, samples))
+        read = [self._read(epoch, index, errors) for epoch, index in zip(keys.epochs, keys.indices)]
+        samples = np.asarray([index for _, index in read], dtype=np.int64)
+        found = [each for each, _ in read]
+        if isinstance(self.transform, ReadingTransform):
+            crops = tuple(torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+        else:
+            crops = self.transform.crop(found, _sample_keys(self.seed, keys.epochs, samples))
         return _Raw(crops, torch.from_numpy(samples), _labels(self.source, samples), tuple(errors), keys)
 
-    def _read(
-        self, epoch: int, index: int, errors: list[tuple[int, str, str]]
-    ) -> tuple[NDArray[np.uint8], int]:
+    def _read(self, epoch: int, index: int, errors: list[tuple[int, str, str]]) -> tuple[Any, int]:
         wanted = index
         for attempt in range(_REPLACEMENTS):
             try:
-                return self.source.read(wanted), wanted
+                return self._read_one(epoch, wanted), wanted
             except DecodeError as error:
                 errors.append((wanted, self.source.name(wanted), str(error)))
             draw = uniforms(self.seed, "replacement", epoch, attempt, ids=[index], num=1)[0, 0]
             wanted = int(draw * len(self.source))
         raise DataError(
             f"{self.source.name(index)} cannot be decoded ({errors[0][2]}), nor can {_REPLACEMENTS - 1} "
-            "samples drawn in its place. Check that the files are images."
+            "samples drawn in its place. Check that the files are what they are taken for."
         )
+
+    def _read_one(self, epoch: int, index: int) -> Any:
+        if isinstance(self.transform, ReadingTransform):
+            keys = _sample_keys(self.seed, (epoch,), np.asarray([index]))
+            return self.transform.read(self.source, index, keys)
+        return cast(ImageSource, self.source).read(index)
 
 
 class _JudgedSamples(Dataset[_Raw]):
-    def __init__(self, source: ImageSource, preprocessing: Preprocessing) -> None:
+    def __init__(self, source: Source, preprocessing: Preprocessing) -> None:
         self.source, self.preprocessing = source, preprocessing
 
     def __getitem__(self, indices: Sequence[int]) -> _Raw:
         images, ids, errors = [], [], []
         for index in indices:
             try:
-                images.append(self.source.read(index))
+                images.append(_read_pixels(self.source, index, self.preprocessing))
                 ids.append(index)
             except DecodeError as error:
                 errors.append((index, self.source.name(index), str(error)))
         samples = np.asarray(ids, dtype=np.int64)
-        crops = self.preprocessing.resize(images)[None]
+        crops = torch.stack(images)[None] if images else torch.empty(1, 0)
         return _Raw((crops,), torch.from_numpy(samples), _labels(self.source, samples), tuple(errors), None)
 
 
@@ -270,7 +304,7 @@ def _sample_keys(seed: int, epochs: Sequence[int], ids: NDArray[np.int64]) -> Sa
     return SampleKeys(seed, np.asarray(epochs, dtype=np.int64), ids)
 
 
-def _labels(source: ImageSource, ids: NDArray[np.int64]) -> Tensor:
+def _labels(source: Source, ids: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(source.labels[ids])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,8 @@ from torchjepa.data.arrays import ArraySource
 from torchjepa.data.errors import DataError
 from torchjepa.data.images import FolderSource
 from torchjepa.data.procedural.digits import DigitsSource
-from torchjepa.data.source import ImageSource, Subset
+from torchjepa.data.source import ImageSource, Source, Subset, tasks_of
+from torchjepa.data.video_source import VideoFolderSource
 from torchjepa.rng import derive_seed
 
 _TEST_FOLDERS = ("test", "val", "valid", "validation")
@@ -27,8 +29,8 @@ class DataSplit:
         description: a sentence or two for the user: where both came from, and what was left out.
     """
 
-    train: ImageSource
-    test: ImageSource
+    train: Source
+    test: Source
     description: str
 
 
@@ -59,15 +61,66 @@ def open_data(
             it, or parts without a class in common.
         ValueError: `holdout` outside (0, 1).
     """
-    if not 0 < holdout < 1:
-        raise ValueError(f"open_data: holdout must be between 0 and 1, got {holdout}.")
+    _check_holdout("open_data", holdout)
     if data is None:
-        if test_data is not None:
-            raise DataError(
-                f"test data ({os.fspath(test_data)!r}) needs data; the embedded digits bring their own."
-            )
+        _check_embedded(test_data)
         train, test = DigitsSource("train"), DigitsSource("test")
         return DataSplit(train, test, f"embedded digits: {len(train)} training, {len(test)} test canvases")
+    return _split(data, test_data, holdout, seed, lambda path: open_source(path, min_size))
+
+
+def open_videos(
+    data: str | os.PathLike[str] | None,
+    *,
+    test_data: str | os.PathLike[str] | None = None,
+    holdout: float = 0.1,
+    seed: int = 0,
+    min_size: int | None = None,
+) -> DataSplit:
+    """Open a set of videos for training and judging; the parts are found as `open_data` finds them.
+
+    Args:
+        data: a folder of videos, or `None` for the embedded moving digits.
+        test_data: the same kinds, held out whole.
+        holdout: share that is held out where nothing else says what the test part is, in (0, 1).
+        seed: key of the held-out part.
+        min_size: short side that frames keep when they are decoded at reduced size.
+
+    Raises:
+        DataError: as `open_data`.
+        ValueError: `holdout` outside (0, 1).
+    """
+    _check_holdout("open_videos", holdout)
+    if data is None:
+        from torchjepa.data.procedural.moving_digits import MovingDigitsSource
+
+        _check_embedded(test_data)
+        train, test = MovingDigitsSource("train"), MovingDigitsSource("test")
+        return DataSplit(
+            train, test, f"embedded moving digits: {len(train)} training, {len(test)} test videos"
+        )
+    return _split(data, test_data, holdout, seed, lambda path: VideoFolderSource(path, min_size=min_size))
+
+
+def _check_holdout(name: str, holdout: float) -> None:
+    if not 0 < holdout < 1:
+        raise ValueError(f"{name}: holdout must be between 0 and 1, got {holdout}.")
+
+
+def _check_embedded(test_data: str | os.PathLike[str] | None) -> None:
+    if test_data is not None:
+        raise DataError(
+            f"test data ({os.fspath(test_data)!r}) needs data; the embedded digits bring their own."
+        )
+
+
+def _split(
+    data: str | os.PathLike[str],
+    test_data: str | os.PathLike[str] | None,
+    holdout: float,
+    seed: int,
+    open_one: Callable[[str], Source],
+) -> DataSplit:
     data = os.fspath(data)
     folders = _split_folders(data)
     if test_data is not None:
@@ -78,10 +131,9 @@ def open_data(
     elif folders is not None:
         train_path, test_path = folders
     else:
-        return _hold_out(open_source(data, min_size), data, holdout, seed)
+        return _hold_out(open_one(data), data, holdout, seed)
     _check_apart(train_path, test_path)
-    train, test = open_source(train_path, min_size), open_source(test_path, min_size)
-    return _pair(train, test, f"train: {train_path}, test: {test_path}")
+    return _pair(open_one(train_path), open_one(test_path), f"train: {train_path}, test: {test_path}")
 
 
 def open_source(data: str, min_size: int | None = None, cache_bytes: int = 2**30) -> ImageSource:
@@ -124,7 +176,7 @@ def _split_folders(data: str) -> tuple[str, str] | None:
     return os.path.join(data, found["train"]), os.path.join(data, found[tests[0]])
 
 
-def _pair(train: ImageSource, test: ImageSource, description: str) -> DataSplit:
+def _pair(train: Source, test: Source, description: str) -> DataSplit:
     if train.classes and test.classes:
         unknown = [name for name in test.classes if name not in train.classes]
         if len(unknown) == len(test.classes):
@@ -135,8 +187,11 @@ def _pair(train: ImageSource, test: ImageSource, description: str) -> DataSplit:
         if unknown:
             num = int(np.isin(test.labels, [test.classes.index(name) for name in unknown]).sum())
             description += f"; {num} test samples are not judged: training has no class {_few(unknown)}"
-    if test.classes != train.classes:
-        test = Subset(test, classes=train.classes)
+    tasks = {name: task.classes for name, task in tasks_of(train).items()}
+    if test.classes != train.classes or any(
+        task.classes != tasks.get(name, task.classes) for name, task in tasks_of(test).items()
+    ):
+        test = Subset(test, classes=train.classes, tasks=tasks)
     return DataSplit(train, test, f"{description} ({len(train)} training, {len(test)} test samples)")
 
 
@@ -149,7 +204,7 @@ def _few(names: tuple[str, ...] | list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _hold_out(source: ImageSource, data: str, holdout: float, seed: int) -> DataSplit:
+def _hold_out(source: Source, data: str, holdout: float, seed: int) -> DataSplit:
     if len(source) < 2:
         raise DataError(
             f"{data!r} holds one sample; at least two are needed, one to train on and one to judge on."

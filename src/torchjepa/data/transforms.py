@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torchjepa.data.photometric import Photometric
 from torchjepa.rng import uniforms
 
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop
-_CROP_DRAWS = 2 * _ATTEMPTS + 3
+CROP_DRAWS = 2 * _ATTEMPTS + 3
 _CACHE_VALUES = 2**18  # 1 MB of floats, half of a usual second-level cache
 # Where torch has vector code for it, its resampling of whole numbers is five times faster than Pillow's (0.19
 # against 1.04 ms from 360 x 330 to 224 x 224, the same values but for a level); elsewhere half as fast.
@@ -57,12 +57,21 @@ class SampleKeys:
 class ViewTransform(Protocol):
     """How a batch of decoded images becomes views."""
 
-    def crop(self, images: Sequence[NDArray[np.uint8]], keys: SampleKeys) -> Crops:
+    def crop(self, images: Sequence[Any], keys: SampleKeys) -> Crops:
         """The geometric part, in a worker: images uint8 `[h, w, c]` of any sizes to crops."""
         ...
 
     def finish(self, crops: Crops, keys: SampleKeys) -> tuple[Tensor, ...]:
         """The photometric part, on the device of the crops: normalised views `[b, c, h, w]`, in order."""
+        ...
+
+
+@runtime_checkable
+class ReadingTransform(ViewTransform, Protocol):
+    """A transform that chooses what is read of a sample, as a clip is chosen of a video."""
+
+    def read(self, source: Any, index: int, keys: SampleKeys) -> Crops:
+        """The crops of one sample, in a worker; each tensor `[v, 1, ...]`, joined to a batch along axis 1."""
         ...
 
 
@@ -127,6 +136,13 @@ class Preprocessing:
         start = (sizes - side)[:, ::-1] // 2
         boxes = np.concatenate([start, start + side], axis=1)
         return _resize(images, boxes[None], None, self)[0]
+
+    def resize_clip(self, frames: NDArray[np.uint8]) -> UInt8[Tensor, "t h w c"]:
+        """The same for the frames of a clip, uint8 `[t, h, w, c]`."""
+        height, width = frames.shape[1:3]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return resize_crop(frames[:, top : top + side, left : left + side], self)
 
     def normalise(self, pixels: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
         """(x / 255 - mean) / std, channels first."""
@@ -281,7 +297,7 @@ def random_crops(
         flip_probability: chance of a horizontal mirror image.
         preprocessing: gives size and channels.
     """
-    draws = [keys.draw("crop", view, num=_CROP_DRAWS) for view in views]
+    draws = [keys.draw("crop", view, num=CROP_DRAWS) for view in views]
     boxes = np.stack([crop_boxes(_sizes(images), draw, scale, ratio) for draw in draws])
     flips = np.stack([draw[:, -1] < flip_probability for draw in draws])
     return _resize(images, boxes, flips, preprocessing)
@@ -344,20 +360,38 @@ def _resize(
         pixels = _match_channels(image, channels)
         for view in range(len(boxes)):
             left, top, right, bottom = corners[view][index]
-            crop = _resize_crop(pixels[top:bottom, left:right], side)
+            crop = _resize_image(pixels[top:bottom, left:right], side)
             flip = flips is not None and flips[view, index]
             out[view, index] = crop.flip(1) if flip else crop  # gray into RGB is repeated
     return out
 
 
-def _resize_crop(pixels: NDArray[np.uint8], side: int) -> UInt8[Tensor, "h w c"]:
+def resize_crop(
+    frames: NDArray[np.uint8], preprocessing: Preprocessing
+) -> UInt8[Tensor, "t side side channels"]:
+    """Frames or parts of them, uint8 `[t, h, w, c]`, to the size and the channels of the encoder's input."""
+    side, channels = preprocessing.image_size, preprocessing.num_channels
+    if frames.shape[3] == 3 and channels == 1:
+        frames = np.stack([_match_channels(frame, channels) for frame in frames])
+    if _TORCH_RESIZES or frames.shape[3] not in (1, 3):
+        resized = _resize_by_torch(frames, side)
+    else:
+        resized = torch.stack([_resize_image(frame, side) for frame in frames])
+    return resized.expand(-1, -1, -1, max(channels, resized.shape[3]))  # gray into RGB is repeated
+
+
+def _resize_image(pixels: NDArray[np.uint8], side: int) -> UInt8[Tensor, "h w c"]:
     if pixels.shape[2] in (1, 3) and not _TORCH_RESIZES:
         crop = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
         resized = np.array(crop.resize((side, side), Image.Resampling.BICUBIC))
         return torch.from_numpy(resized.reshape(side, side, -1))
+    return _resize_by_torch(pixels[None], side)[0]
+
+
+def _resize_by_torch(frames: NDArray[np.uint8], side: int) -> UInt8[Tensor, "t h w c"]:
     # Copied to be whole, and because torch takes no read-only memory, as that of a mapped file is.
-    batch = torch.from_numpy(np.array(pixels, order="C")[None]).permute(0, 3, 1, 2)
-    return F.interpolate(batch, (side, side), mode="bicubic", antialias=True)[0].permute(1, 2, 0)
+    batch = torch.from_numpy(np.array(frames, order="C")).permute(0, 3, 1, 2)
+    return F.interpolate(batch, (side, side), mode="bicubic", antialias=True).permute(0, 2, 3, 1)
 
 
 def _match_channels(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:

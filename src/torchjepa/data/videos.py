@@ -100,6 +100,11 @@ class VideoReader:
         """Seconds that the video lasts, as the file says."""
         return float(self._guard(self._duration))
 
+    @property
+    def frame_rate(self) -> float | None:
+        """Frames a second, on average; `None` where the file does not say."""
+        return float(self._stream.average_rate) if self._stream.average_rate else None
+
     def frames(self) -> Iterator[Frame]:
         """Every frame, in order."""
         while self._following is not None:
