@@ -5,7 +5,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from torchjepa.data import DigitsSource
-from torchjepa.data.procedural.digits import digits_of, enlarge, _strokes
+from torchjepa.data.procedural.digits import _strokes, digits_of, enlarge
 from torchjepa.rng import uniforms
 
 
