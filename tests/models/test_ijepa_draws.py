@@ -85,7 +85,7 @@ def test_equal_contexts_share_a_pass_and_the_target_encoder_runs_once():
     model.loss(images(), 0)
     assert model.encoder.calls == [18]
     assert model.target_encoder.calls == [6]
-    model.mask = OfAnyLength()
+    model.masks = (OfAnyLength(),)
     model.loss(images(), 0)
     assert model.encoder.calls[1:] == [6, 6, 6]
 

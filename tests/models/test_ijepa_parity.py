@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from torchjepa.ema import EMA
 from torchjepa.models import IJEPA
-from torchjepa.models.ijepa import take_blocks
+from torchjepa.models.masked import take_blocks
 from torchjepa.nn import Predictor, ViT, sincos_positions
 from torchjepa.types import Batch, Grid, Masks
 

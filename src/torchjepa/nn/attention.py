@@ -5,7 +5,7 @@ Axis letters of this file: `j` keys, `e` channels of one head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,28 @@ def attend(
         weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         return weights.softmax(dim=-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
+
+
+def attend_within(
+    q: Float[Tensor, "b heads n e"],
+    k: Float[Tensor, "b heads n e"],
+    v: Float[Tensor, "b heads n e"],
+    lengths: Sequence[int],
+) -> Float[Tensor, "b heads n e"]:
+    """`attend` where the tokens are runs of these lengths, each of which sees itself alone.
+
+    Args:
+        q: queries `[b, heads, n, e]`.
+        k: keys, of the same shape.
+        v: values, of the same shape.
+        lengths: tokens of each run, n in all.
+
+    Returns:
+        `[b, heads, n, e]`.
+    """
+    runs = zip(*(part.split(list(lengths), dim=2) for part in (q, k, v)))
+    # Put together in the order in which the heads of a token are neighbours, which spares its reader a copy.
+    return torch.cat([attend(*run).transpose(1, 2) for run in runs], dim=1).transpose(1, 2)
 
 
 def check_heads(dim: int, num_heads: int) -> None:

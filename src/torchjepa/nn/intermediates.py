@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from torchjepa.nn.attention import Pattern, attend
 from torchjepa.nn.rope import Rotation
 
 
@@ -35,6 +36,7 @@ def run_blocks(
     norm: nn.Module,
     return_intermediates: Sequence[int] | None = None,
     rotation: Rotation | None = None,
+    pattern: Pattern = attend,
 ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
     """The body of a transformer: norm(block_L(... block_1(tokens))).
 
@@ -44,6 +46,7 @@ def run_blocks(
         norm: the last norm.
         return_intermediates: indices of blocks whose outputs are wanted too, negative ones from the end.
         rotation: rotary positions of the tokens, for every block.
+        pattern: which tokens see which, in every block.
 
     Returns:
         Tokens `[b, n, d]`; with `return_intermediates` the pair of these and `{"block_0": [b, n, d], ...}`.
@@ -54,7 +57,7 @@ def run_blocks(
     wanted = resolve_indices("blocks", return_intermediates or (), len(blocks))
     intermediates = {}
     for index, block in enumerate(blocks):
-        tokens = block(tokens, rotation=rotation)
+        tokens = block(tokens, rotation=rotation, pattern=pattern)
         if index in wanted:
             intermediates[f"block_{index}"] = tokens
     tokens = norm(tokens)

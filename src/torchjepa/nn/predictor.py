@@ -28,7 +28,7 @@ class Predictor(nn.Module):
     Rotary positions (V-JEPA 2) are not added but turn the queries and keys of every block.
 
     Args:
-        encoder_dim: embedding dimension of the tokens that come in and go out.
+        encoder_dim: embedding dimension d of the tokens that come in.
         embed_dim: the predictor's own, 384 (I-JEPA; for small encoders it dominates the cost: take half of
             the encoder's).
         depth: number of blocks, 12 (I-JEPA's released ViT-H; 16 for the giant).
@@ -39,13 +39,16 @@ class Predictor(nn.Module):
             Resized and rotary ones as in `ViT`.
         num_mask_tokens: how many mask tokens there are to choose from, 1 (I-JEPA); V-JEPA has one for each of
             its two masks, the released V-JEPA 2 has 10.
+        target_dim: dimension of the tokens that go out, `encoder_dim` by default; several levels of a target
+            encoder side by side (V-JEPA 2.1) are as many times that.
         init_std: standard deviation of the initial weights and of the mask tokens, 0.02; see `ViT`. Under
             `FanInStd` the mask tokens, which have no fan-in, keep 0.02.
         seed: seed of the initial weights.
 
     Attributes:
         config: the arguments but for `init_std` and `seed`, fit for JSON.
-        encoder_dim: dimension of the tokens that come in and go out.
+        encoder_dim: dimension of the tokens that come in.
+        target_dim: dimension of the tokens that go out.
 
     Raises:
         ValueError: sizes that do not fit each other.
@@ -61,6 +64,7 @@ class Predictor(nn.Module):
         mlp_ratio: float = 4.0,
         positions: Positions | Mapping[str, Any] = "wh",
         num_mask_tokens: int = 1,
+        target_dim: int | None = None,
         init_std: float | FanInStd = 0.02,
         seed: int = 0,
     ) -> None:
@@ -68,6 +72,7 @@ class Predictor(nn.Module):
         positions = resolve_positions(positions)
         self._check(depth, positions, num_mask_tokens)
         self.encoder_dim = encoder_dim
+        self.target_dim = encoder_dim if target_dim is None else target_dim
         self._config: dict[str, Any] = {
             "encoder_dim": encoder_dim,
             "embed_dim": embed_dim,
@@ -76,13 +81,14 @@ class Predictor(nn.Module):
             "mlp_ratio": mlp_ratio,
             "positions": positions_config(positions),
             "num_mask_tokens": num_mask_tokens,
+            "target_dim": target_dim,
         }
         self.embed = nn.Linear(encoder_dim, embed_dim)
         self.mask_token = nn.Parameter(torch.zeros(num_mask_tokens, 1, embed_dim))
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
         self.positions = position_tables(positions, embed_dim, num_heads)
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
-        self.proj = nn.Linear(embed_dim, encoder_dim)
+        self.proj = nn.Linear(embed_dim, self.target_dim)
         init_transformer(self, init_std, seed, "predictor")
         rescale_depth([block.residual_weights() for block in self.blocks])  # type: ignore[operator]
         token_std = 0.02 if isinstance(init_std, FanInStd) else init_std
@@ -116,7 +122,7 @@ class Predictor(nn.Module):
         target_ids: Int64[Tensor, "b m k"],
         grid: Grid,
         mask_index: int = 0,
-    ) -> Float[Tensor, "b m k d"]:
+    ) -> Float[Tensor, "b m k d_target"]:
         """Predict the tokens of every target block.
 
         Args:
@@ -127,7 +133,7 @@ class Predictor(nn.Module):
             mask_index: which mask token asks, 0.
 
         Returns:
-            Predicted tokens `[b, m, k, d]`, not normalised.
+            Predicted tokens `[b, m, k, target_dim]`, not normalised.
 
         Raises:
             ValueError: the position layout leaves out an axis of the grid, or there is no such mask token.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from torchjepa.nn.attention import Block
+from torchjepa.nn.attention import Block, Pattern, attend, attend_within
 from torchjepa.nn.init import FanInStd, init_transformer, rescale_depth
 from torchjepa.nn.intermediates import run_blocks
 from torchjepa.nn.patch import patch_grid, patchify
@@ -82,6 +83,8 @@ class ViT(nn.Module):
     Raises:
         ValueError: sizes that do not fit each other.
     """
+
+    takes_segments = True  # what a learner with several masks asks before it passes all of them at once
 
     def __init__(
         self,
@@ -162,6 +165,7 @@ class ViT(nn.Module):
         x: Float[Tensor, "b c *axes"],
         ids: Int64[Tensor, "b n"] | None = None,
         return_intermediates: Sequence[int] | None = None,
+        segments: Sequence[int] | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Tokens of the inputs.
 
@@ -169,22 +173,35 @@ class ViT(nn.Module):
             x: inputs `[b, c, ...]`.
             ids: the tokens to embed and process, int64 `[b, n]`; all of the grid's, row-major, when absent.
             return_intermediates: indices of blocks whose outputs are wanted too, negative ones from the end.
+            segments: lengths of the runs that `ids` is made of, n in all, where they are several masks of a sample:
+                tokens of one run do not see those of another. One run by default.
 
         Returns:
             Tokens `[b, n, d]` after the last layer norm; with `return_intermediates` the pair of these and
             `{"block_0": [b, n, d], ...}`, the residual stream after each block asked for.
 
         Raises:
-            ValueError: the patch does not divide the input, or there is no such block.
+            ValueError: the patch does not divide the input, there is no such block, or segments that do not add up
+                to the ids.
         """
         grid = self.grid(x.shape[2:])
         tokens = self.patch_embed(patchify(x, self.patch_size, ids))
+        pattern = attend if segments is None else _pattern(segments, tokens.shape[1])
         if isinstance(self.positions, RotaryTables):
             rotation = self.positions.rotation(grid, ids, tokens)
-            return run_blocks(tokens, self.blocks, self.norm, return_intermediates, rotation)
+            return run_blocks(tokens, self.blocks, self.norm, return_intermediates, rotation, pattern)
         table = self.positions(grid, self.patch_embed.weight)
         tokens = tokens + (table if ids is None else table[ids])
-        return run_blocks(tokens, self.blocks, self.norm, return_intermediates)
+        return run_blocks(tokens, self.blocks, self.norm, return_intermediates, pattern=pattern)
+
+
+def _pattern(segments: Sequence[int], num_tokens: int) -> Pattern:
+    if sum(segments) != num_tokens or min(segments) < 1:
+        raise ValueError(
+            f"ViT: segments must be positive and add up to the {num_tokens} tokens, got {list(segments)}; give the "
+            f"length of each mask in ids."
+        )
+    return partial(attend_within, lengths=tuple(segments))
 
 
 def _resolve_axes(
