@@ -179,7 +179,7 @@ def test_wrong_fields_are_named(fields, message):
 
 
 def test_video_grids_are_refused_with_the_way_out():
-    with pytest.raises(ValueError, match=r"got a grid with t=8\. Use RandomMasking"):
+    with pytest.raises(ValueError, match=r"got a grid with t=8\. Use TubeMasking"):
         MultiBlockMasking()(Grid(t=8, h=14, w=14), 4, generator(0))
 
 

@@ -6,6 +6,17 @@ A mask is any callable `(grid, batch_size, generator) -> Masks`; `torchjepa.test
 from torchjepa.masking.block import MultiBlockMasking
 from torchjepa.masking.coverage import Coverage, coverage
 from torchjepa.masking.random import RandomMasking
+from torchjepa.masking.tube import TubeMasking, vjepa_masks
 from torchjepa.types import Grid, Masks, MaskSampler
 
-__all__ = ["Coverage", "Grid", "MaskSampler", "Masks", "MultiBlockMasking", "RandomMasking", "coverage"]
+__all__ = [
+    "Coverage",
+    "Grid",
+    "MaskSampler",
+    "Masks",
+    "MultiBlockMasking",
+    "RandomMasking",
+    "TubeMasking",
+    "coverage",
+    "vjepa_masks",
+]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from torchjepa.masking.draws import check_batch_size, count, hide, integers, random_subset
+from torchjepa.masking.draws import check_count, count, hide, integers, random_intervals, random_subset
 from torchjepa.masking.legacy import published_masks
-from torchjepa.masking.shapes import BlockShapes, block_shapes
+from torchjepa.masking.shapes import BlockShapes, block_shapes, checked_range
 from torchjepa.rng import generator as keyed_generator
 from torchjepa.types import Grid, Masks
 
@@ -89,14 +88,12 @@ class MultiBlockMasking:
         for name in ("target_scale", "target_aspect", "context_scale", "context_aspect"):
             greatest = 1.0 if name.endswith("scale") else float("inf")
             # Lists come from configuration files; the plan is cached by value and needs tuples.
-            object.__setattr__(self, name, _checked_range(name, getattr(self, name), greatest))
+            object.__setattr__(
+                self, name, checked_range("MultiBlockMasking", name, getattr(self, name), greatest)
+            )
         for name in ("num_targets", "min_context", "max_target_lengths"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            if not whole and not (name != "num_targets" and value is None):
-                raise ValueError(
-                    f"MultiBlockMasking: {name} must be an integer of at least 1, got {value!r}."
-                )
+            if name == "num_targets" or getattr(self, name) is not None:
+                check_count("MultiBlockMasking", name, getattr(self, name))
         if self.legacy and self.max_target_lengths is not None:
             raise ValueError(
                 f"MultiBlockMasking: max_target_lengths={self.max_target_lengths} would change the published "
@@ -117,11 +114,11 @@ class MultiBlockMasking:
         Raises:
             ValueError: t > 1, `batch_size` is below 1, or the grid leaves too little context.
         """
-        check_batch_size("MultiBlockMasking", batch_size)
+        check_count("MultiBlockMasking", "batch_size", batch_size)
         if grid.t != 1:
             raise ValueError(
                 f"MultiBlockMasking is for images and sequences, t = 1, got a grid with t={grid.t}. "
-                "Use RandomMasking, which takes any grid, or give the sequence as Grid(h=1, w=length)."
+                "Use TubeMasking, which is for video, or give the sequence as Grid(h=1, w=length)."
             )
         if self.legacy:
             return published_masks(self, grid, batch_size, generator)
@@ -183,13 +180,9 @@ def draw_blocks(
 
 def _context_blocks(plan: _Plan, num: int, generator: torch.Generator) -> NDArray[np.bool_]:
     sizes = plan.context_shapes.draw(num, generator)
-    inside = []
-    for axis, length in enumerate((plan.grid.h, plan.grid.w)):
-        # A remainder of 40 random bits: each sample has its own number of positions.
-        start = integers(1 << 40, (num,), generator) % (length - sizes[:, axis] + 1)
-        offset = np.arange(length) - start[:, None]
-        inside.append((offset >= 0) & (offset < sizes[:, axis, None]))
-    return (inside[0][:, :, None] & inside[1][:, None, :]).reshape(num, -1)
+    rows = random_intervals(plan.grid.h, sizes[:, 0], generator)
+    columns = random_intervals(plan.grid.w, sizes[:, 1], generator)
+    return (rows[:, :, None] & columns[:, None, :]).reshape(num, -1)
 
 
 def _draw_enough(
@@ -245,14 +238,3 @@ def _check_success(
             f"target_scale={mask.target_scale} or min_context={mask.min_context}, raise "
             f"context_scale={mask.context_scale}, or use a finer grid (larger images or smaller patches)."
         )
-
-
-def _checked_range(name: str, value: Any, greatest: float) -> tuple[float, float]:
-    try:
-        low, high = (float(bound) for bound in value)
-    except (TypeError, ValueError):
-        low = high = float("nan")
-    if not (0 < low <= high <= greatest and high < float("inf")):
-        bounds = "0 < low <= high <= 1" if greatest == 1.0 else "0 < low <= high"
-        raise ValueError(f"MultiBlockMasking: {name} must be (low, high) with {bounds}, got {value!r}.")
-    return low, high

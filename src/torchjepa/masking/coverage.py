@@ -23,6 +23,16 @@ class Coverage:
     context: Float64[Tensor, "t h w"]
     target: Float64[Tensor, "t h w"]
 
+    @property
+    def context_over_time(self) -> Float64[Tensor, " t"]:
+        """Share of each time step that the contexts hold, float64 `[t]`."""
+        return self.context.mean((1, 2))
+
+    @property
+    def target_over_time(self) -> Float64[Tensor, " t"]:
+        """Share of each time step that is in at least one target block, float64 `[t]`."""
+        return self.target.mean((1, 2))
+
 
 def coverage(
     mask: MaskSampler, grid: Grid, num_samples: int, generator: torch.Generator, *, batch_size: int = 16

@@ -11,15 +11,60 @@ import torch
 from numpy.typing import NDArray
 
 
-def check_batch_size(name: str, batch_size: int) -> None:
-    """Refuse a batch size that is not a positive integer, in the name of the mask that was asked."""
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ValueError(f"{name}: batch_size must be an integer of at least 1, got {batch_size!r}.")
+def check_count(owner: str, name: str, value: object) -> None:
+    """Refuse a number that is not a positive integer, in the name of the mask that was asked."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{owner}: {name} must be an integer of at least 1, got {value!r}.")
 
 
 def integers(high: int, shape: tuple[int, ...], generator: torch.Generator) -> NDArray[np.int64]:
     """Uniform integers in [0, high), drawn on the generator's device and brought to the host."""
     return torch.randint(high, shape, generator=generator, device=generator.device).cpu().numpy()
+
+
+def random_intervals(length: int, sizes: NDArray[np.int64], generator: torch.Generator) -> NDArray[np.bool_]:
+    """Intervals of the given sizes at uniform places of an axis, first and last place included.
+
+    Args:
+        length: positions of the axis.
+        sizes: length of each interval, any shape `[...]`.
+        generator: source of the places.
+
+    Returns:
+        which positions each covers, `[..., length]`.
+    """
+    # A remainder of 40 random bits: each interval has its own number of places.
+    start = integers(1 << 40, sizes.shape, generator) % (length - sizes + 1)
+    offset = np.arange(length) - start[..., None]
+    return (offset >= 0) & (offset < sizes[..., None])
+
+
+def random_union(
+    shape: tuple[int, int, int],
+    sizes: NDArray[np.int64],
+    durations: NDArray[np.int64] | None,
+    generator: torch.Generator,
+) -> NDArray[np.bool_]:
+    """Which tokens of a clip lie in at least one of several boxes at uniform places.
+
+    Args:
+        shape: time steps, rows and columns of the clip, `(t, h, w)`.
+        sizes: rows and columns of each box, `[b, m, 2]`.
+        durations: time steps of each box, `[b, m]`; `None` where all span the clip, whose steps are then alike.
+        generator: source of the places.
+
+    Returns:
+        bool `[b, t, h * w]`, or `[b, 1, h * w]` without durations.
+    """
+    t, h, w = shape
+    planes = random_intervals(h, sizes[..., 0], generator)
+    columns = random_intervals(w, sizes[..., 1], generator)
+    if durations is not None:
+        steps = random_intervals(t, durations, generator)
+        planes = (steps[..., :, None] & planes[..., None, :]).reshape(*durations.shape, t * h)
+    # How many boxes hold each token: a product of matrices, summed over the boxes.
+    covers = planes.astype(np.float32).swapaxes(1, 2) @ columns.astype(np.float32)
+    return (covers > 0).reshape(len(sizes), -1, h * w)
 
 
 def count(visible: NDArray[np.bool_]) -> NDArray[np.uint32]:
@@ -30,6 +75,13 @@ def count(visible: NDArray[np.bool_]) -> NDArray[np.uint32]:
 def hide(visible: NDArray[np.bool_], ids: NDArray[np.int64]) -> None:
     """Clear the tokens `ids` `[b, ...]` of each row of a contiguous map `[b, n]`, in place."""
     visible.reshape(-1)[(ids.reshape(len(ids), -1) + _row_starts(visible)).reshape(-1)] = False
+
+
+def other_ids(ids: NDArray[np.int64], num_tokens: int) -> NDArray[np.int64]:
+    """The tokens of each row that are not among `ids` `[b, k]`, sorted, `[b, num_tokens - k]`."""
+    others = np.ones((len(ids), num_tokens), dtype=bool)
+    hide(others, ids)
+    return np.flatnonzero(others).reshape(len(ids), -1) - _row_starts(others)
 
 
 def random_order(batch_size: int, num_tokens: int, generator: torch.Generator) -> NDArray[np.int64]:
@@ -46,8 +98,6 @@ def random_order(batch_size: int, num_tokens: int, generator: torch.Generator) -
 def random_subset(visible: NDArray[np.bool_], num: int, generator: torch.Generator) -> NDArray[np.int64]:
     """`num` of the visible tokens of each sample, every subset equally likely.
 
-    Those with the smallest random keys, of equal keys the first.
-
     Args:
         visible: which tokens may be chosen, `[b, n]`; at least `num` in each row.
         num: how many to choose.
@@ -56,9 +106,32 @@ def random_subset(visible: NDArray[np.bool_], num: int, generator: torch.Generat
     Returns:
         token ids `[b, num]`, sorted.
     """
+    return smallest(random_keys(visible.shape, generator), visible, num)
+
+
+def random_keys(shape: tuple[int, int], generator: torch.Generator) -> NDArray[np.int64]:
+    """A random number for each token of a map `[b, n]`; what is done by their order is blind to position."""
+    return integers(1 << _key_bits(shape[1]), shape, generator)
+
+
+def ascending_keys(shape: tuple[int, int]) -> NDArray[np.int64]:
+    """Keys for `smallest` that choose the first tokens of each row."""
+    return np.broadcast_to(np.arange(shape[1]) << (_key_bits(shape[1]) - 32), shape)
+
+
+def smallest(keys: NDArray[np.int64], visible: NDArray[np.bool_], num: int) -> NDArray[np.int64]:
+    """The visible tokens with the smallest keys, of equal keys the first.
+
+    Args:
+        keys: from `random_keys` or `ascending_keys`, `[b, n]`; maps that share no token may share the keys.
+        visible: which tokens may be chosen, `[b, n]`; at least `num` in each row.
+        num: how many to choose.
+
+    Returns:
+        token ids `[b, num]`, sorted.
+    """
     batch_size, num_tokens = visible.shape
     key_bits = _key_bits(num_tokens)
-    keys = integers(1 << key_bits, visible.shape, generator)
     # The upper 32 bits decide, at half the cost, unless two are equal just where the subset ends.
     upper = (keys >> (key_bits - 32)).astype(np.uint32)
     upper |= (~visible).view(np.uint8) * np.uint32(0xFFFFFFFF)

@@ -1,4 +1,4 @@
-"""The distribution of the sampler that the released I-JEPA was trained with, for reproduction studies."""
+"""The distributions that the released I-JEPA and V-JEPA were trained with, for reproduction studies."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from torchjepa.masking.draws import count, hide, integers
+from torchjepa.masking.draws import count, hide, integers, random_union
 from torchjepa.types import Grid, Masks
 
 if TYPE_CHECKING:
     from torchjepa.masking.block import MultiBlockMasking
+    from torchjepa.masking.tube import TubeMasking
 
 # Official values: "min_keep: 10" (a block needs more), and tries before one target block may overlap.
 _MIN_BLOCK = 11
 _TRIES = 20
+# The published loop for tubes has no end; a configuration that fails so often has no context to give.
+_MAX_TUBE_TRIES = 1000
 
 
 def published_masks(
@@ -122,3 +125,57 @@ def _context_blocks(
     inside = (inside_rows[:, :, None] & inside_columns[:, None, :]).reshape(num, -1)
     hide(inside, hidden)
     return inside
+
+
+def published_tubes(
+    mask: TubeMasking, grid: Grid, batch_size: int, generator: torch.Generator
+) -> NDArray[np.bool_]:
+    """Where the context may come from before it is cut, as the published V-JEPA sampler draws it.
+
+    All blocks of a batch share one size from three independent draws u of duration, scale and aspect, each
+    lo + u (hi - lo): steps = floor(duration * t), at least 1; area = floor(scale * h * w), rows = round(sqrt(area *
+    aspect)), columns = round(sqrt(area / aspect)), at most the height and width. Places are uniform, the last
+    included. A sample without context is drawn again.
+
+    Args:
+        mask: the configuration.
+        grid: the token grid.
+        batch_size: number of samples.
+        generator: source of every draw; its first three give the block size.
+
+    Returns:
+        bool `[b, n]`; what is not context is target.
+
+    Raises:
+        ValueError: a sample has no context in 1,000 draws (the published loop hardly ends).
+    """
+    duration, *size = _tube_size(mask, grid, generator)
+    pools = np.empty((batch_size, grid.num_tokens), dtype=bool)
+    short = np.arange(batch_size)
+    for _ in range(_MAX_TUBE_TRIES):
+        blocks = (short.size, mask.num_blocks)
+        durations = None if duration == grid.t else np.full(blocks, duration)
+        union = random_union(grid.shape, np.broadcast_to(size, (*blocks, 2)), durations, generator)
+        pool = np.repeat(union if mask.inverted else ~union, grid.t // union.shape[1], axis=1)
+        pool[:, mask.num_context_steps(grid) :] = False
+        pools[short] = pool.reshape(short.size, -1)
+        lengths = count(pools[short])
+        short = short[(lengths == 0) | (lengths == grid.num_tokens)]
+        if not short.size:
+            return pools
+    raise ValueError(
+        f"TubeMasking(legacy=True): {mask.num_blocks} blocks of {duration} x {size[0]} x {size[1]} tokens on a "
+        f"{grid.t} x {grid.h} x {grid.w} grid left nothing for the context or for the targets in "
+        f"{_MAX_TUBE_TRIES} draws. Lower num_blocks={mask.num_blocks} or spatial_scale={mask.spatial_scale}, or "
+        "use a finer grid."
+    )
+
+
+def _tube_size(mask: TubeMasking, grid: Grid, generator: torch.Generator) -> tuple[int, int, int]:
+    draws = [float(torch.rand(1, generator=generator, device=generator.device)) for _ in range(3)]
+    ranges = (mask.temporal_scale, mask.spatial_scale, mask.aspect)
+    duration, scale, aspect = (low + u * (high - low) for u, (low, high) in zip(draws, ranges, strict=True))
+    area = int(grid.h * grid.w * scale)
+    rows = min(round(math.sqrt(area * aspect)), grid.h)
+    columns = min(round(math.sqrt(area / aspect)), grid.w)
+    return max(int(grid.t * duration), 1), rows, columns

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from torchjepa.masking.draws import check_batch_size, random_order
+from torchjepa.masking.draws import check_count, random_order
 from torchjepa.types import Grid, Masks
 
 
@@ -36,14 +36,7 @@ class RandomMasking:
                 f"RandomMasking: ratio must lie strictly between 0 and 1, got {self.ratio!r}; "
                 "it is the share of the tokens to be predicted."
             )
-        if (
-            not isinstance(self.num_targets, int)
-            or isinstance(self.num_targets, bool)
-            or self.num_targets < 1
-        ):
-            raise ValueError(
-                f"RandomMasking: num_targets must be an integer of at least 1, got {self.num_targets!r}."
-            )
+        check_count("RandomMasking", "num_targets", self.num_targets)
 
     def __call__(self, grid: Grid, batch_size: int, generator: torch.Generator) -> Masks:
         """Draw masks for a batch.
@@ -59,7 +52,7 @@ class RandomMasking:
         Raises:
             ValueError: the grid is too small for the ratio, or `batch_size` is below 1.
         """
-        check_batch_size("RandomMasking", batch_size)
+        check_count("RandomMasking", "batch_size", batch_size)
         block_length = self._block_length(grid)
         num_hidden = self.num_targets * block_length
         order = random_order(batch_size, grid.num_tokens, generator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,8 +60,8 @@ def block_shapes(
     max_rows, max_columns = height - 1, width - 1
     if max_rows * max_columns < scale[0] * num_tokens:
         max_rows, max_columns = height, width
-    area = _midpoints(*scale)[:, None] * num_tokens
-    rows = np.clip(np.sqrt(area * _midpoints(*aspect)[None, :]), 1, max_rows)
+    area = midpoints(*scale)[:, None] * num_tokens
+    rows = np.clip(np.sqrt(area * midpoints(*aspect)[None, :]), 1, max_rows)
     columns = np.clip(area / rows, 1, max_columns)
     rows = np.clip(area / columns, 1, max_rows)
     sizes = _nearest_whole(rows, columns, (scale[0] * num_tokens, scale[1] * num_tokens))
@@ -72,7 +73,30 @@ def block_shapes(
     return BlockShapes(unique, index.reshape(LATTICE, LATTICE))
 
 
-def _midpoints(low: float, high: float) -> NDArray[np.float64]:
+def checked_range(owner: str, name: str, value: Any, greatest: float) -> tuple[float, float]:
+    """A range of scales or aspects as a tuple of floats.
+
+    Args:
+        owner: the mask, for the message.
+        name: its field.
+        value: what was given, a tuple or a list.
+        greatest: 1 for a scale, infinity for an aspect.
+
+    Raises:
+        ValueError: not two numbers with 0 < low <= high, high at most `greatest` and finite.
+    """
+    try:
+        low, high = (float(bound) for bound in value)
+    except (TypeError, ValueError):
+        low = high = float("nan")
+    if not (0 < low <= high <= greatest and high < float("inf")):
+        bounds = "0 < low <= high <= 1" if greatest == 1.0 else "0 < low <= high"
+        raise ValueError(f"{owner}: {name} must be (low, high) with {bounds}, got {value!r}.")
+    return low, high
+
+
+def midpoints(low: float, high: float) -> NDArray[np.float64]:
+    """`LATTICE` equally spaced values of a range, float64 `[LATTICE]`."""
     return low + (high - low) * (np.arange(LATTICE) + 0.5) / LATTICE
 
 
