@@ -22,12 +22,11 @@ from torchjepa.data.transforms import (
     TwoViewTransform,
     ViewTransform,
 )
+from torchjepa.data.video_reader import Frame, VideoReader
 from torchjepa.data.video_source import VideoFolderSource
 from torchjepa.data.videos import (
     VIDEO_EXTENSIONS,
     Clip,
-    Frame,
-    VideoReader,
     clip_windows,
     find_videos,
     read_clip,

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from torchjepa.data.errors import DataError, DecodeError
 from torchjepa.data.source import ChooseTimes, VideoInfo
-from torchjepa.data.videos import VIDEO_EXTENSIONS, VideoReader, find_videos
+from torchjepa.data.video_reader import VideoReader
+from torchjepa.data.videos import VIDEO_EXTENSIONS, find_videos
 
 
 class VideoFolderSource:

@@ -1,4 +1,4 @@
-"""Frames of video files at exact times, decoded as they are asked for, by PyAV (`pip install 'torchjepa[video]'`)."""
+"""Clips of video files: the middle of one, all of it in windows; and the videos below a folder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,22 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchjepa.data.errors import DataError, DecodeError
+from torchjepa.data.video_reader import Frame, VideoReader
 
 VIDEO_EXTENSIONS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
-# Where no index of keyframes is at hand, seeking is worth a try from so many seconds on, doubled when it gains nothing.
-_LEAST_JUMP = 2
-
-
-class Frame(NamedTuple):
-    """A decoded frame.
-
-    Args:
-        seconds: when it appears, from the start of the video.
-        pixels: uint8 `[h, w, 3]`, upright.
-    """
-
-    seconds: float
-    pixels: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -48,168 +33,6 @@ class Clip:
 
     frames: UInt8[Tensor, "t h w c"]
     seconds: Float64[Tensor, " t"]
-
-
-class VideoReader:
-    """One video file, read forwards; a context manager.
-
-    Times are seconds from the start of the video. The frame at time s is the one on the screen then: the last that
-    begins at or before s, exact to half a tick of the file's clock. Frames turned by the camera are set upright.
-
-    Args:
-        path: the file; its first video stream is read.
-
-    Attributes:
-        num_decoded: frames decoded so far.
-
-    Raises:
-        DecodeError: no such file, not a video, or no video stream in it.
-        ValueError: PyAV is missing.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        self._av = _import_av()
-        self._container = self._guard(lambda: self._av.open(self.path, metadata_errors="replace"))
-        self.num_decoded = 0
-        if not self._container.streams.video:
-            kinds = ", ".join(sorted({stream.type for stream in self._container.streams})) or "nothing"
-            self._container.close()
-            raise DecodeError(f"{self.path!r} holds no video, only {kinds}")
-        self._stream = self._container.streams.video[0]
-        self._stream.thread_type = "AUTO"
-        self._start = self._stream.start_time or 0
-        self._decoder = iter(self._container.decode(self._stream))
-        self._shown: Any = None  # the frame on the screen, and the one after it
-        self._following: Any = self._next()
-        if self._following is None:
-            self._container.close()
-            raise DecodeError(f"{self.path!r} holds no frame that can be decoded")
-        self._least_jump = Fraction(_LEAST_JUMP)
-
-    def __enter__(self) -> VideoReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._container.close()
-
-    @property
-    def duration(self) -> float:
-        """Seconds that the video lasts, as the file says."""
-        return float(self._guard(self._duration))
-
-    @property
-    def frame_rate(self) -> float | None:
-        """Frames a second, on average; `None` where the file does not say."""
-        return float(self._stream.average_rate) if self._stream.average_rate else None
-
-    def frames(self) -> Iterator[Frame]:
-        """Every frame, in order."""
-        while self._following is not None:
-            self._advance()
-            yield self._shown_frame()
-
-    def frames_at(self, times: Iterable[float | Fraction]) -> Iterator[Frame]:
-        """The frame on the screen at each time, until a time lies beyond the end.
-
-        Only frames between the keyframe before a time and that time are decoded, and none of them twice.
-
-        Args:
-            times: seconds, ascending.
-
-        Raises:
-            DecodeError: the file is damaged.
-        """
-        last, frame = None, None
-        for time in times:
-            self._move_to(Fraction(time))
-            if self._following is None and Fraction(time) >= self._end_of_shown():
-                return
-            if frame is None or self._shown is not last:
-                last, frame = self._shown, self._shown_frame()
-            yield frame
-
-    def _duration(self) -> Fraction:
-        if self._stream.duration is not None:
-            return self._stream.duration * self._stream.time_base
-        # The header's duration, if any, is that of the longest stream; the last packets say that of this one.
-        with self._av.open(self.path, metadata_errors="replace") as file:
-            stream = file.streams.video[0]
-            if file.duration is not None:
-                end = self._start + Fraction(file.duration, self._av.time_base) / stream.time_base
-                file.seek(int(end), stream=stream, backward=True)
-            ends = [p.pts + (p.duration or 0) for p in file.demux(stream) if p.pts is not None]
-            return (max(ends) - self._start) * stream.time_base
-
-    def _move_to(self, time: Fraction) -> None:
-        # Half a tick late is in time: a file's clock rounds.
-        target = self._start + time / self._stream.time_base + Fraction(1, 2)
-        if self._jump_pays(target):
-            self._jump(target)
-        if self._shown is None:
-            self._advance()
-        while self._following is not None and self._following.pts <= target:
-            self._advance()
-
-    def _jump_pays(self, target: Fraction) -> bool:
-        if self._following is None or self._following.pts >= target:
-            return False
-        index: Any = getattr(self._stream, "index_entries", ())  # not in every PyAV
-        if (
-            len(index) and index[len(index) - 1].timestamp >= target
-        ):  # some formats index only what has been read
-            place = index.search_timestamp(int(target), backward=True)
-            return place >= 0 and index[place].timestamp > self._following.pts
-        return (target - self._following.pts) * self._stream.time_base > self._least_jump
-
-    def _jump(self, target: Fraction) -> None:
-        # A keyframe is found by when it is decoded, before it is shown: the first may be a step too far.
-        before, back = self._following.pts, 0
-        while True:
-            aim = max(int(target) - back, before)
-            self._seek(aim)
-            if aim == before or (self._following is not None and self._following.pts <= target):
-                break
-            back = max(2 * back, int(1 / self._stream.time_base))
-        if self._following is not None and self._following.pts <= before:
-            self._least_jump *= 2
-
-    def _seek(self, aim: int) -> None:
-        self._guard(lambda: self._container.seek(aim, stream=self._stream, backward=True))
-        self._decoder = iter(self._container.decode(self._stream))
-        self._shown, self._following = None, self._next()
-
-    def _advance(self) -> None:
-        self._shown, self._following = self._following, self._next()
-
-    def _next(self) -> Any:
-        frame = self._guard(lambda: next(self._decoder, None))
-        while frame is not None and frame.pts is None:
-            frame = self._guard(lambda: next(self._decoder, None))
-        self.num_decoded += frame is not None
-        return frame
-
-    def _shown_frame(self) -> Frame:
-        pixels = self._guard(lambda: self._shown.to_ndarray(format="rgb24"))
-        turns = round(self._shown.rotation / 90)
-        pixels = np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
-        return Frame(float(self._seconds(self._shown.pts)), pixels)
-
-    def _seconds(self, pts: int) -> Fraction:
-        return (pts - self._start) * self._stream.time_base
-
-    def _end_of_shown(self) -> Fraction:
-        length = (self._shown.duration or 0) * self._stream.time_base
-        return self._seconds(self._shown.pts) + (length or 1 / (self._stream.average_rate or Fraction(25)))
-
-    def _guard(self, action: Callable[[], Any]) -> Any:
-        try:
-            return action()
-        except Exception as error:  # a broken file makes PyAV raise whatever its parser stumbled over
-            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            raise DecodeError(f"{self.path!r} cannot be decoded as a video: {reason}") from error
 
 
 Transform = Callable[[NDArray[np.uint8]], Tensor]
@@ -334,11 +157,3 @@ def _check_counts(num_frames: int, stride: int, frame_rate: float | None = None)
             f"clips: num_frames and stride must be at least 1 and frame_rate above 0, got num_frames={num_frames}, "
             f"stride={stride}, frame_rate={frame_rate}."
         )
-
-
-def _import_av() -> Any:
-    try:
-        import av  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise ValueError("Reading videos needs PyAV: pip install 'torchjepa[video]'.") from None
-    return av
