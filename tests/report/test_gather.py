@@ -57,7 +57,7 @@ def batch(gatherer: Gatherer, num_views: int) -> Batch:
 
 def test_everything_a_masked_run_shows(gatherer, tmp_path):
     found = features(gatherer)
-    material = gatherer.gather(found, batch(gatherer, 1), mask=RandomMasking(0.5), notes=["a note"])
+    material = gatherer.gather(found, batch(gatherer, 1), masks=[RandomMasking(0.5)], notes=["a note"])
     assert material.views is None
     assert material.notes == ("a note",)
     assert list(material.spectra) == ["encoder"]
@@ -70,7 +70,7 @@ def test_everything_a_masked_run_shows(gatherer, tmp_path):
     np.testing.assert_array_equal(material.masks.images[0], gatherer.split.train.read(0))
     assert material.patch_maps is not None
     np.testing.assert_array_equal(material.patch_maps.untrained, -2 * material.patch_maps.encoder)
-    again = gatherer.gather(found, batch(gatherer, 1), mask=RandomMasking(0.5))
+    again = gatherer.gather(found, batch(gatherer, 1), masks=[RandomMasking(0.5)])
     np.testing.assert_array_equal(again.masks.context, material.masks.context)
     assert write_report(make_run(tmp_path / "run"), material).is_file()
 

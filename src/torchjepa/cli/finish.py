@@ -19,7 +19,7 @@ from torchjepa.hub.encoder import is_own
 from torchjepa.recipes.base import Recipe
 from torchjepa.report import Gatherer, write_report
 from torchjepa.report.curves import read_metrics
-from torchjepa.types import Batch
+from torchjepa.types import Batch, MaskSampler
 
 Say = Callable[[str], None]
 
@@ -72,7 +72,7 @@ def finish(
     material = _gatherer(recipe, few, encoder, untrained, device).gather(
         features,
         _first_batch(recipe, split, folder, device),
-        mask=getattr(learner, "mask", None),
+        masks=_masks_of(learner),
         notes=notes,
     )
     if folder.data_errors.exists():
@@ -84,6 +84,11 @@ def finish(
     material = with_doctor(material, examined, split.train.classes)
     say(f"The report is in {write_report(folder.path, material)}")
     return diagnosis
+
+
+def _masks_of(learner: nn.Module) -> tuple[MaskSampler, ...]:
+    one = getattr(learner, "mask", None)
+    return getattr(learner, "masks", () if one is None else (one,))
 
 
 def _diagnosed(examined: Examined, folder: RunFolder, say: Say) -> Diagnosis:

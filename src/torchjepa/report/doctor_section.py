@@ -12,7 +12,7 @@ from torchjepa.engine import RunFolder
 from torchjepa.evaluation.spectrum import rank_of_spectrum
 from torchjepa.report.doctor import figure_rows, read_checks, read_diagnosis, tell_checks, tell_verdict
 from torchjepa.report.material import DoctorPictures, ReportMaterial
-from torchjepa.report.pictures import enlarge, png_uri
+from torchjepa.report.pictures import heat_uri
 from torchjepa.report.plots import Line, draw_lines, draw_spectra
 
 _MISSING = "The doctor has not looked at this run: it had no check yet, and its training has not ended."
@@ -119,7 +119,7 @@ def _pictures(pictures: DoctorPictures | None) -> list[dict[str, Any]]:
         {
             "title": "Similarity of samples",
             # Angles, because cosines of features with a common mean all lie near 1.
-            "image": _heat(90.0 - pictures.angles, 90.0),
+            "image": heat_uri(90.0 - pictures.angles, 90.0),
             "low": "90\N{DEGREE SIGN} or more",
             "high": "0\N{DEGREE SIGN}",
             "caption": f"Angle between the features of {len(pictures.labels)} samples, {ordered}. Bright all over "
@@ -134,17 +134,10 @@ def _pictures(pictures: DoctorPictures | None) -> list[dict[str, Any]]:
         shown.append(
             {
                 "title": "Spread at each token",
-                "image": _heat(places, top),
+                "image": heat_uri(places, top),
                 "low": "0",
                 "high": f"{top:.2g}",
                 "caption": _OVER_TOKENS,
             }
         )
     return shown
-
-
-def _heat(values: NDArray[np.float32], top: float) -> str:
-    from matplotlib import colormaps
-
-    colours = colormaps["cividis"](np.clip(values / top, 0.0, 1.0))[..., :3]
-    return png_uri(enlarge(np.rint(255 * colours).astype(np.uint8)))

@@ -20,10 +20,10 @@ class MaskExamples:
     """Masks drawn over pictures.
 
     Args:
-        images: uint8 `[b, height, width, 3]`.
+        images: uint8 `[b, height, width, 3]`; a picture comes once for each of the learner's masks.
         grid: rows and columns of the token grid, `[2]`.
-        context: token ids that the context encoder sees, `[b, n_ctx]`.
-        targets: token ids of the target blocks, `[b, m, k]`.
+        context: token ids that the context encoder sees, `[b, n_ctx]`, filled up with -1 where masks differ.
+        targets: token ids of the target blocks, `[b, m, k]`, filled up with -1 where masks differ.
     """
 
     images: Pictures
@@ -48,13 +48,45 @@ class PatchMaps:
 
 
 @dataclass(frozen=True)
-class NeighbourExamples:
-    """A few test pictures, each with the training pictures that lie nearest in feature space.
+class ClipExamples:
+    """Training clips as the learner sees them, with its masks over the first clip of each video.
 
     Args:
-        queries: uint8 `[b, height, width, 3]`.
+        clips: uint8 `[b, v, num_frames, height, width, 3]`.
+        states: for each mask and token 0 (neither), 1 (context) or 2 (target), uint8 `[num_masks, b, t, h, w]`.
+        context: share of many draws whose context holds the token, float32 `[num_masks, t, h, w]`.
+        target: share of many draws in which the token is to be predicted, float32 `[num_masks, t, h, w]`.
+    """
+
+    clips: Pictures
+    states: NDArray[np.uint8]
+    context: NDArray[np.float32]
+    target: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ClipMaps:
+    """Features of a few test clips, coloured by their principal components.
+
+    Args:
+        clips: uint8 `[b, num_frames, height, width, 3]`.
+        encoder: colours of the trained encoder's tokens, uint8 `[b, t, h, w, 3]`.
+        untrained: the same of the untrained encoder, in its own components, uint8 `[b, t, h, w, 3]`.
+    """
+
+    clips: Pictures
+    encoder: Pictures
+    untrained: Pictures
+
+
+@dataclass(frozen=True)
+class NeighbourExamples:
+    """A few test samples, each with the training samples that lie nearest in feature space.
+
+    Args:
+        queries: uint8 `[b, height, width, 3]`; of clips a few frames, `[b, num_frames, height, width, 3]`.
         query_labels: class names `[b]`, empty where there is none.
-        neighbours: uint8 `[b, k, height, width, 3]`, nearest first.
+        neighbours: the same of `[b, k]` samples, nearest first.
         neighbour_labels: class names `[b, k]`, empty where there is none.
         similarity: cosine similarities `[b, k]`.
     """
@@ -97,7 +129,9 @@ class ReportMaterial:
         masks: masks over pictures, where the learner masks.
         views: augmented views of a few pictures, uint8 `[b, v, height, width, 3]`, where it has several.
         patch_maps: patch features of a few test pictures.
-        neighbours: nearest neighbours of a few test pictures.
+        clips: training clips and the masks over them, where the samples are videos.
+        clip_maps: features of a few test clips over time.
+        neighbours: nearest neighbours of a few test samples.
         doctor: what the doctor looked at.
         spectra: name (`encoder`, `untrained`, `projector`) to the eigenvalues of the feature covariance, `[d]`, largest
             first.
@@ -107,6 +141,8 @@ class ReportMaterial:
     masks: MaskExamples | None = None
     views: Pictures | None = None
     patch_maps: PatchMaps | None = None
+    clips: ClipExamples | None = None
+    clip_maps: ClipMaps | None = None
     neighbours: NeighbourExamples | None = None
     doctor: DoctorPictures | None = None
     spectra: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -116,6 +152,8 @@ class ReportMaterial:
 _GROUPS = {
     "masks": MaskExamples,
     "patch_maps": PatchMaps,
+    "clips": ClipExamples,
+    "clip_maps": ClipMaps,
     "neighbours": NeighbourExamples,
     "doctor": DoctorPictures,
 }

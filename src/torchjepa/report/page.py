@@ -10,6 +10,7 @@ from typing import Any
 
 from torchjepa.engine import RunFolder
 from torchjepa.evaluation import Score, read_scores
+from torchjepa.report.clips_section import clip_sheets, film_strip, map_sheets, mask_section
 from torchjepa.report.curves import draw_curves, read_metrics
 from torchjepa.report.doctor_section import doctor_section
 from torchjepa.report.material import (
@@ -34,12 +35,16 @@ _SECTIONS = {
     "scores": "Scores",
     "curves": "Training",
     "doctor": "Doctor",
+    "clips": "Clips",
+    "clip_masks": "Masks",
     "masks": "Masks",
     "views": "Views",
     "patches": "Patch features",
+    "clip_maps": "Features over time",
     "neighbours": "Neighbours",
     "run": "The run",
 }
+_OPTIONAL = {"masks", "views", "clips", "clip_masks", "clip_maps"}
 
 
 def write_report(folder: str | Path, material: ReportMaterial | None = None) -> Path:
@@ -86,15 +91,8 @@ def _context(run: RunFolder, material: ReportMaterial) -> dict[str, Any]:
     description = _description(run.run_json)
     rows = read_metrics(run.metrics)
     scores = read_scores(run.scores) if run.scores.is_file() else []
-    parts = {
-        "curves": draw_curves(rows),
-        "doctor": doctor_section(run, material),
-        "masks": None if material.masks is None else [_uris(each) for each in draw_masks(material.masks)],
-        "views": None if material.views is None else [_uris(pair) for pair in material.views],
-        "patches": None if material.patch_maps is None else _patch_rows(material.patch_maps),
-        "neighbours": None if material.neighbours is None else _neighbour_rows(material.neighbours),
-    }
-    optional = {"masks", "views"}
+    parts = _parts(run, rows, material)
+    optional = _OPTIONAL | ({"patches"} if material.clips else set())
     return parts | {
         "title": run.path.resolve().name,
         "verdict": write_verdict(scores),
@@ -106,6 +104,20 @@ def _context(run: RunFolder, material: ReportMaterial) -> dict[str, Any]:
         "data_errors": _data_errors(run.data_errors),
         "versions": list(description.get("versions", {}).items()),
         "run_json": json.dumps(description, indent=2, ensure_ascii=False),
+    }
+
+
+def _parts(run: RunFolder, rows: list[dict[str, Any]], material: ReportMaterial) -> dict[str, Any]:
+    return {
+        "curves": draw_curves(rows),
+        "doctor": doctor_section(run, material),
+        "masks": None if material.masks is None else [_uris(each) for each in draw_masks(material.masks)],
+        "views": None if material.views is None else [_uris(pair) for pair in material.views],
+        "patches": None if material.patch_maps is None else _patch_rows(material.patch_maps),
+        "clips": None if material.clips is None else clip_sheets(material.clips),
+        "clip_masks": None if material.clips is None else mask_section(material.clips),
+        "clip_maps": None if material.clip_maps is None else map_sheets(material.clip_maps),
+        "neighbours": None if material.neighbours is None else _neighbour_rows(material.neighbours),
     }
 
 
@@ -141,24 +153,27 @@ def _patch_rows(maps: PatchMaps) -> list[tuple[str, list[str]]]:
 
 
 def _neighbour_rows(examples: NeighbourExamples) -> dict[str, Any]:
-    labelled = bool((examples.query_labels != "").any())
+    is_clips = examples.queries.ndim == 5
+    kind, uri = ("clip", film_strip) if is_clips else ("picture", png_uri)
     rows = []
     for index, query in enumerate(examples.queries):
         label = str(examples.query_labels[index])
         others = [
-            _neighbour(label, str(other), png_uri(picture), float(similarity))
+            _neighbour(label, str(other), uri(picture), float(similarity))
             for other, picture, similarity in zip(
                 examples.neighbour_labels[index], examples.neighbours[index], examples.similarity[index]
             )
         ]
-        rows.append({"image": png_uri(query), "label": label, "others": others})
+        rows.append({"image": uri(query), "label": label, "others": others})
     caption = (
-        "Left of the line a test picture, right of it the training pictures whose features lie nearest, "
+        f"Left of the line a test {kind}, right of it the training {kind}s whose features lie nearest, "
         "nearest first, with their cosine similarity."
     )
-    if labelled:
+    if is_clips:
+        caption += f" Of each clip {examples.queries.shape[1]} frames are shown, from its first to its last."
+    if (examples.query_labels != "").any():
         caption += " Green frame and \u2713: same label; orange frame and \u2717: another label."
-    return {"rows": rows, "caption": caption}
+    return {"rows": rows, "caption": caption, "kind": kind}
 
 
 def _neighbour(label: str, other: str, image: str, similarity: float) -> dict[str, str]:

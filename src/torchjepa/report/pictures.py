@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,10 +44,10 @@ def shrink(pictures: Pictures, side: int = 128) -> Pictures:
     """Pictures brought down to a longer side of at most `side` pixels; smaller ones stay as they are.
 
     Args:
-        pictures: uint8 `[b, height, width, 3]`.
+        pictures: uint8 `[..., height, width, 3]`.
         side: pixels of the longer side.
     """
-    height, width = pictures.shape[1:3]
+    height, width = pictures.shape[-3:-1]
     factor = side / max(height, width)
     if factor >= 1:
         return pictures
@@ -57,22 +58,45 @@ def resized(pictures: Pictures, size: tuple[int, int]) -> Pictures:
     """Pictures at another size: each pixel the mean of what it covers, or repeated.
 
     Args:
-        pictures: uint8 `[b, height, width, 3]`.
+        pictures: uint8 `[..., height, width, 3]`.
         size: height and width wanted.
     """
     height, width = size
-    if pictures.shape[1:3] == (height, width):
+    if pictures.shape[-3:-1] == (height, width):
         return pictures
-    return np.stack(
-        [np.asarray(Image.fromarray(each).resize((width, height), Image.Resampling.BOX)) for each in pictures]
-    )
+    flat = pictures.reshape(-1, *pictures.shape[-3:])
+    small = [np.asarray(Image.fromarray(each).resize((width, height), Image.Resampling.BOX)) for each in flat]
+    return np.stack(small).reshape(*pictures.shape[:-3], height, width, 3)
 
 
 def png_uri(picture: ArrayLike) -> str:
     """A picture, uint8 `[height, width, 3]`, as a `data:` URI."""
+    return _uri("png", _encoded(picture, "PNG", optimize=True))
+
+
+def frame_uri(picture: ArrayLike) -> str:
+    """The same as PNG or JPEG, whichever is smaller: a page holds hundreds of frames."""
+    png = _encoded(picture, "PNG", optimize=True)
+    jpeg = _encoded(picture, "JPEG", quality=85)
+    return _uri("png", png) if len(png) <= len(jpeg) else _uri("jpeg", jpeg)
+
+
+def _encoded(picture: ArrayLike, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.asarray(picture, dtype=np.uint8)).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    Image.fromarray(np.asarray(picture, dtype=np.uint8)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def heat_uri(values: NDArray[np.float32], top: float) -> str:
+    """A map, float `[h, w]`, in colours from 0 to `top`, as a `data:` URI."""
+    from matplotlib import colormaps
+
+    colours = colormaps["cividis"](np.clip(values / top, 0.0, 1.0))[..., :3]
+    return png_uri(enlarge(np.rint(255 * colours).astype(np.uint8)))
 
 
 def principal_colours(*maps: NDArray[np.float32]) -> list[Pictures]:
@@ -82,10 +106,10 @@ def principal_colours(*maps: NDArray[np.float32]) -> list[Pictures]:
     98th percentile over 0 to 255. Signs are fixed so that each component's largest loading is positive.
 
     Args:
-        maps: tokens `[b, h, w, d]`, each coloured by its own components.
+        maps: tokens `[b, (t,) h, w, d]`, each coloured by its own components.
 
     Returns:
-        uint8 `[b, h, w, 3]` for each map.
+        uint8 `[b, (t,) h, w, 3]` for each map.
     """
     return [_principal_colours(each) for each in maps]
 
@@ -102,7 +126,7 @@ def _principal_colours(tokens: NDArray[np.float32]) -> Pictures:
     flatness = high - low < 1e-6 * max(np.abs(tokens).max(), 1e-12)
     unit = np.where(flatness, 0.5, (scores - low) / np.where(flatness, 1.0, high - low))
     unit = np.pad(unit, ((0, 0), (0, 3 - unit.shape[1])), constant_values=0.5)
-    return np.rint(255 * unit.clip(0, 1)).astype(np.uint8).reshape(*tokens.shape[:3], 3)
+    return np.rint(255 * unit.clip(0, 1)).astype(np.uint8).reshape(*tokens.shape[:-1], 3)
 
 
 def draw_masks(masks: MaskExamples) -> list[tuple[Pictures, Pictures, Pictures]]:
@@ -126,9 +150,9 @@ def draw_masks(masks: MaskExamples) -> list[tuple[Pictures, Pictures, Pictures]]
     return drawn
 
 
-def enlarge(picture: Pictures) -> Pictures:
-    """A picture repeated by a whole factor, so that its longer side has at least 192 pixels."""
-    factor = -(-_SIDE // max(picture.shape[:2]))
+def enlarge(picture: Pictures, side: int = _SIDE) -> Pictures:
+    """A picture repeated by a whole factor, so that its longer side has at least `side` pixels."""
+    factor = -(-side // max(picture.shape[:2]))
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
