@@ -3,6 +3,15 @@
 from torchjepa.recipes.base import Recipe
 from torchjepa.recipes.joint_embedding import JointEmbeddingRecipe
 from torchjepa.recipes.lejepa import LeJEPARecipe
-from torchjepa.recipes.masked import IJEPARecipe
+from torchjepa.recipes.masked import IJEPARecipe, MaskedRecipe
+from torchjepa.recipes.video import VJEPA2Recipe, VJEPARecipe
 
-__all__ = ["IJEPARecipe", "JointEmbeddingRecipe", "LeJEPARecipe", "Recipe"]
+__all__ = [
+    "IJEPARecipe",
+    "JointEmbeddingRecipe",
+    "LeJEPARecipe",
+    "MaskedRecipe",
+    "Recipe",
+    "VJEPA2Recipe",
+    "VJEPARecipe",
+]
