@@ -180,8 +180,9 @@ def test_the_figures_are_those_of_the_whole_batch() -> None:
     assert means["loss"].item() == pytest.approx(sum(parts), rel=1e-5)
     assert loss.total.item() == means["loss"].item()
     assert set(loss.terms) == {"prediction", "invariance", "variance", "covariance"}
-    assert len(loss.features["projector"]) == 6
-    assert len(loss.features["tokens"]) == len(loss.features["encoder"]) == 2
+    # Two views of each of six samples.
+    assert len(loss.features["projector"]) == 12
+    assert len(loss.features["tokens"]) == len(loss.features["encoder"]) == 4
 
 
 def test_a_frozen_encoder_leaves_its_projector_to_train() -> None:

@@ -145,7 +145,7 @@ class MaskedJEPA(nn.Module):
         """The loss of a batch, the energy and `joint_loss` of what `embed` gives.
 
         Args:
-            batch: its v views, each `[b, c, ...]` and of one size, are v * b samples.
+            batch: its v views, each `[b, c, ...]` and of one size, are b * v samples.
             step: the optimizer update, from 0; with the seed it gives the masks.
 
         Returns:
@@ -162,14 +162,14 @@ class MaskedJEPA(nn.Module):
         """The energy of a batch, and what projector and regularizer shall see of it.
 
         Args:
-            batch: its v views, each `[b, c, ...]` and of one size, are v * b samples.
+            batch: its v views, each `[b, c, ...]` and of one size, are b * v samples.
             step: the optimizer update, from 0; with the seed it gives the masks.
 
         Returns:
-            Embeddings z_a and z_b `[v * b, d']`, without pooling one view `[v * b, n, d]`, without a regularizer none;
-            and the energy, with features of the first mask and draw: `encoder` `[v * b, d']` (pooled context),
-            `tokens` `[v * b, n_ctx, d]` of the context, `target_tokens` `[v * b, n, d]` of the full input,
-            `prediction` and `target` `[v * b * m * k, d]`.
+            Embeddings z_a and z_b `[b * v, d']`, without pooling one view `[b * v, n, d]`, without a regularizer none;
+            and the energy, with features of the first mask and draw: `encoder` `[b * v, d']` (pooled context),
+            `tokens` `[b * v, n_ctx, d]` of the context, `target_tokens` `[b * v, n, d]` of the full input,
+            `prediction` and `target` `[b * v * m * k, d]`.
 
         Raises:
             ValueError: the input does not fit the encoder, no mask fits its grid, or views of different sizes.
@@ -230,15 +230,14 @@ class MaskedJEPA(nn.Module):
             index: which of the masks, from 0.
 
         Returns:
-            Masks of v * b samples, view after view.
+            Masks of b * v samples, a sample's views one after the other.
         """
         # The first draw's key is the step alone, so that more draws and masks leave it as it was.
         keys = (step, draw, index) if index else (step, draw) if draw else (step,)
-        num_views = len(batch.views)
-        sampler = self.masks[index]
-        drawn = sampler(grid, num_views * batch.num_global, rng.generator(self.seed, "mask", *keys))
-        by_view = (ids.unflatten(0, (num_views, -1)) for ids in (drawn.context, drawn.targets))
-        return Masks(*(ids[:, batch.rows].flatten(0, 1) for ids in by_view))
+        num_views, rows = len(batch.views), batch.rows
+        draws = rng.generator(self.seed, "mask", *keys)
+        masks = self.masks[index](grid, num_views * batch.num_global, draws)
+        return masks[num_views * rows.start : num_views * rows.stop]
 
     def targets(
         self, x: Float[Tensor, "b c *axes"]
@@ -366,13 +365,13 @@ def _check_predictor(model: MaskedJEPA) -> None:
 
 
 def _as_samples(views: Sequence[Tensor]) -> Tensor:
-    """Views as samples of their own, `[v * b, c, ...]`, view after view."""
+    """Views as samples of their own, `[b * v, c, ...]`, so that batches in a row are one in the same order."""
     shapes = [tuple(view.shape) for view in views]
     if len(set(shapes)) > 1:
         raise ValueError(
             f"MaskedJEPA: the views of a batch must have one shape, got {shapes}; make clips of one length and size."
         )
-    return views[0] if len(views) == 1 else torch.cat(list(views))
+    return views[0] if len(views) == 1 else torch.stack(list(views), dim=1).flatten(0, 1)
 
 
 def take_blocks(tokens: Float[Tensor, "b n d"], ids: Int64[Tensor, "b m k"]) -> Float[Tensor, "b m k d"]:

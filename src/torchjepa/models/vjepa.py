@@ -9,9 +9,11 @@ from torch import nn
 
 from torchjepa.ema import EMA
 from torchjepa.energy import EnergyFn, LpEnergy
+from torchjepa.masking import vjepa_masks
 from torchjepa.models.masked import MaskedJEPA
 from torchjepa.types import Encoder, MaskSampler
 
+_DEFAULT_MASKS = vjepa_masks()
 _DEFAULT_ENERGY = LpEnergy(p=1.0)
 _DEFAULT_EMA = EMA(0.998)
 
@@ -25,7 +27,8 @@ class VJEPA(MaskedJEPA):
     Args:
         encoder: the context encoder; as released a ViT with `patch_size=(2, 16, 16)`.
         predictor: with a mask token for each mask: `Predictor(num_mask_tokens=2, positions="thw", ...)`.
-        mask: the masks of every clip; as released short-range ones and long-range ones.
+        mask: the masks of every clip, `vjepa_masks()` by default: eight short-range blocks, two long-range ones (the
+            paper's, without the released sampler's defects; `vjepa_masks(legacy=True)` has them).
         energy: mean |z - h|^p / p with p = 1 (as released).
         ema: momentum 0.998 throughout by default. As released it rises linearly towards 1:
             `EMA(0.998, LinearMomentumSchedule(0.998, total_steps=...))`, stretched there to 1.25 times the run.
@@ -41,7 +44,7 @@ class VJEPA(MaskedJEPA):
         encoder: Encoder,
         predictor: nn.Module,
         *,
-        mask: MaskSampler | Sequence[MaskSampler],
+        mask: MaskSampler | Sequence[MaskSampler] = _DEFAULT_MASKS,
         energy: EnergyFn = _DEFAULT_ENERGY,
         ema: EMA | None = _DEFAULT_EMA,
         mask_tokens: Sequence[int] | None = None,

@@ -9,9 +9,11 @@ from torch import nn
 
 from torchjepa.ema import EMA
 from torchjepa.energy import EnergyFn, LpEnergy
+from torchjepa.masking import vjepa_masks
 from torchjepa.models.masked import MaskedJEPA
 from torchjepa.types import Encoder, MaskSampler
 
+_DEFAULT_MASKS = vjepa_masks()
 _DEFAULT_ENERGY = LpEnergy(p=1.0)
 _DEFAULT_EMA = EMA(0.99925)
 
@@ -28,7 +30,7 @@ class VJEPA2(MaskedJEPA):
         encoder: the context encoder; as released a ViT with `patch_size=(2, 16, 16)` and
             `positions=RotaryPositions(pairing="released")`; "correct" is what 2.1 has and new runs should.
         predictor: with rotary positions too.
-        mask: the masks of every clip; as released those of V-JEPA.
+        mask: the masks of every clip, those of V-JEPA by default (as released, but for its sampler's defects).
         energy: mean |z - h|^p / p with p = 1 (as released).
         ema: momentum 0.99925 throughout (as released).
         parts: further arguments of `MaskedJEPA`. The mask token is 0 for all masks by default: the released code
@@ -43,7 +45,7 @@ class VJEPA2(MaskedJEPA):
         encoder: Encoder,
         predictor: nn.Module,
         *,
-        mask: MaskSampler | Sequence[MaskSampler],
+        mask: MaskSampler | Sequence[MaskSampler] = _DEFAULT_MASKS,
         energy: EnergyFn = _DEFAULT_ENERGY,
         ema: EMA | None = _DEFAULT_EMA,
         **parts: Any,
