@@ -3,10 +3,11 @@
     python -m benchmarks.kernels                 # I-JEPA's step, ViT-Ti/16 at 224, batch 16, float32
     python -m benchmarks.kernels bf16-mixed      # the same under bfloat16 autocast
 
-One step is watched; then each operation that it made (forward, backward, AdamW, EMA) is run again, alone, as many times
-as the step made it and on the same shapes, strides and values. Views cost nothing and are left out. *products* are matrix
-products and attention. What the step takes beyond the sum is memory that is cold by then, and dispatch; what the sum takes
-beyond its products is torch's operations for GELU, layer norms, sums, copies and casts, each a pass over memory.
+One step is watched; then each operation that it made (forward, backward, AdamW, EMA) is run again, alone, as many
+times as the step made it and on the same shapes, strides and values. Views cost nothing and are left out. *products*
+are matrix products and attention. What the step takes beyond the sum is memory that is cold by then, and dispatch;
+what the sum takes beyond its products is torch's operations for GELU, layer norms, sums, copies and casts, each a
+pass over memory.
 """
 
 from __future__ import annotations
