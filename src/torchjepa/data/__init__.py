@@ -5,6 +5,7 @@ from torchjepa.data.clips import ClipTransform, middle_clip
 from torchjepa.data.decode import decode_image
 from torchjepa.data.errors import DataError, DecodeError, ErrorLog, WorkerKilledError
 from torchjepa.data.images import EXTENSIONS, FolderSource
+from torchjepa.data.index import VIDEO_EXTENSIONS
 from torchjepa.data.loading import BatchStream, EvalStream, read_input
 from torchjepa.data.multicrop import MultiCropTransform
 from torchjepa.data.photometric import Photometric
@@ -23,9 +24,8 @@ from torchjepa.data.transforms import (
     ViewTransform,
 )
 from torchjepa.data.video_reader import Frame, VideoReader
-from torchjepa.data.video_source import VideoFolderSource
+from torchjepa.data.video_source import VideoFolderSource, VideoTableSource, open_video_source
 from torchjepa.data.videos import (
-    VIDEO_EXTENSIONS,
     Clip,
     clip_windows,
     find_videos,
@@ -65,6 +65,7 @@ __all__ = [
     "VideoInfo",
     "VideoReader",
     "VideoSource",
+    "VideoTableSource",
     "ViewTransform",
     "WorkerKilledError",
     "clip_windows",
@@ -73,6 +74,7 @@ __all__ = [
     "middle_clip",
     "open_data",
     "open_source",
+    "open_video_source",
     "open_videos",
     "read_clip",
     "read_input",

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from torchjepa.data.decode import decode_image
 from torchjepa.data.errors import DataError, DecodeError
-from torchjepa.data.index import EXTENSIONS, index_folder
+from torchjepa.data.index import EXTENSIONS, VIDEO_EXTENSIONS, VIDEO_FILES, index_folder
 
+_FOR_VIDEOS = "For videos use a recipe that takes clips, such as vjepa-digits with --data."
 _NUM_LOOKED_AT = 16  # images decoded at the start to learn the channels and whether the sizes are equal
 
 
@@ -48,9 +49,7 @@ class FolderSource:
         index = index_folder(self.path)
         self._names = index.names
         if not len(self):
-            raise DataError(
-                f"{self.path!r} holds no images (looked for {', '.join(EXTENSIONS)} at any depth)."
-            )
+            raise DataError(_no_images(self.path))
         self.classes: tuple[str, ...]
         self.labels: NDArray[np.int64]
         self.classes, self.labels = index.labels()
@@ -105,8 +104,17 @@ class FolderSource:
 def _check_folder(path: str) -> None:
     if not os.path.exists(path):
         raise DataError(f"{path!r} does not exist. Give a folder of images, or an .npz or .npy file.")
+    if path.lower().endswith((*VIDEO_EXTENSIONS, ".csv", ".tsv")) and not os.path.isdir(path):
+        raise DataError(f"{path!r} names videos, and images are wanted. {_FOR_VIDEOS}")
     if not os.path.isdir(path):
         raise DataError(f"{path!r} is neither a folder of images nor an .npz or .npy file.")
+
+
+def _no_images(path: str) -> str:
+    looked = f"looked for {', '.join(EXTENSIONS)} at any depth"
+    if len(index_folder(path, VIDEO_FILES).names):
+        return f"{path!r} holds videos and no images ({looked}). {_FOR_VIDEOS}"
+    return f"{path!r} holds no images ({looked})."
 
 
 class _SharedCache:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -12,8 +13,9 @@ from torchjepa.data.arrays import ArraySource
 from torchjepa.data.errors import DataError
 from torchjepa.data.images import FolderSource
 from torchjepa.data.procedural.digits import DigitsSource
+from torchjepa.data.procedural.moving_digits import MovingDigitsSource
 from torchjepa.data.source import ImageSource, Source, Subset, tasks_of
-from torchjepa.data.video_source import VideoFolderSource
+from torchjepa.data.video_source import FRAME_FOLDER_RATE, open_video_source
 from torchjepa.rng import derive_seed
 
 _TEST_FOLDERS = ("test", "val", "valid", "validation")
@@ -66,7 +68,7 @@ def open_data(
         _check_embedded(test_data)
         train, test = DigitsSource("train"), DigitsSource("test")
         return DataSplit(train, test, f"embedded digits: {len(train)} training, {len(test)} test canvases")
-    return _split(data, test_data, holdout, seed, lambda path: open_source(path, min_size))
+    return _split(data, test_data, holdout, seed, partial(open_source, min_size=min_size))
 
 
 def open_videos(
@@ -76,30 +78,34 @@ def open_videos(
     holdout: float = 0.1,
     seed: int = 0,
     min_size: int | None = None,
+    frame_folder_rate: float = FRAME_FOLDER_RATE,
 ) -> DataSplit:
     """Open a set of videos for training and judging; the parts are found as `open_data` finds them.
 
+    Pieces of one file, where a table names several, are held out together.
+
     Args:
-        data: a folder of videos, or `None` for the embedded moving digits.
+        data: a folder of videos (see `VideoFolderSource`), a CSV file of their paths (see `VideoTableSource`), or
+            `None` for the embedded moving digits.
         test_data: the same kinds, held out whole.
         holdout: share that is held out where nothing else says what the test part is, in (0, 1).
         seed: key of the held-out part.
         min_size: short side that frames keep when they are decoded at reduced size.
+        frame_folder_rate: frames a second of videos that are folders of images, which do not say.
 
     Raises:
         DataError: as `open_data`.
-        ValueError: `holdout` outside (0, 1).
+        ValueError: `holdout` outside (0, 1), or frame_folder_rate not above 0.
     """
     _check_holdout("open_videos", holdout)
     if data is None:
-        from torchjepa.data.procedural.moving_digits import MovingDigitsSource
-
         _check_embedded(test_data)
         train, test = MovingDigitsSource("train"), MovingDigitsSource("test")
         return DataSplit(
             train, test, f"embedded moving digits: {len(train)} training, {len(test)} test videos"
         )
-    return _split(data, test_data, holdout, seed, lambda path: VideoFolderSource(path, min_size=min_size))
+    open_one = partial(open_video_source, min_size=min_size, frame_folder_rate=frame_folder_rate)
+    return _split(data, test_data, holdout, seed, open_one)
 
 
 def _check_holdout(name: str, holdout: float) -> None:
@@ -209,10 +215,13 @@ def _hold_out(source: Source, data: str, holdout: float, seed: int) -> DataSplit
         raise DataError(
             f"{data!r} holds one sample; at least two are needed, one to train on and one to judge on."
         )
-    hashes = np.asarray([_hash(seed, source.name(index)) for index in range(len(source))])
+    origin = getattr(source, "origin", source.name)  # several samples may be pieces of one file
+    hashes = np.asarray([_hash(seed, origin(index)) for index in range(len(source))])
+    if hashes.min() == hashes.max():
+        raise DataError(f"all samples of {data!r} are pieces of one file; at least two files are needed.")
     held = hashes < holdout * 2.0**63
-    held[hashes.argmin()] = True  # a small set still gives each part at least one
-    held[hashes.argmax()] = False
+    held |= hashes == hashes.min()  # a small set still gives each part at least one
+    held &= hashes != hashes.max()
     train, test = Subset(source, np.flatnonzero(~held)), Subset(source, np.flatnonzero(held))
     return DataSplit(
         train, test, f"{data}: {len(train)} training samples, {len(test)} held out by a hash of their names"

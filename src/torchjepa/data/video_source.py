@@ -1,65 +1,244 @@
-"""A folder of videos at any depth."""
+"""Videos in files: those below a folder, or the pieces of them that a table names."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from torchjepa.data.errors import DataError, DecodeError
-from torchjepa.data.source import ChooseTimes, VideoInfo
-from torchjepa.data.video_reader import VideoReader
-from torchjepa.data.videos import VIDEO_EXTENSIONS, find_videos
+from torchjepa.data.index import VIDEO_EXTENSIONS, VIDEOS, Names, index_folder
+from torchjepa.data.source import ChooseTimes, Task, VideoInfo
+from torchjepa.data.video_files import open_video
+from torchjepa.data.video_table import read_table
+
+FRAME_FOLDER_RATE = 25.0
+_NUM_LOOKED_AT = 4  # videos opened at the start to learn the channels
+_MISSING_SHARE = 0.1  # of what a file announces: the end that may be missing, as headers count roughly
+_MISSING_FRAMES = 2
 
 
-class VideoFolderSource:
-    """The videos below a folder, sorted by path; a top-level folder's name is the label of what it holds.
+class _VideoFiles:
+    # What the two kinds of sets share: files, the piece of each that is a sample, and reading.
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
 
-    Args:
-        path: the folder.
-        min_size: short side in pixels that frames keep where they are reduced while they are decoded; `None`: full
-            size.
-
-    Raises:
-        DataError: the path is not a folder, or holds no videos.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], *, min_size: int | None = None) -> None:
-        self.path, self.min_size = os.fspath(path), min_size
-        self._names = find_videos(self.path)
-        if not self._names:
-            raise DataError(f"{self.path!r} holds no videos (looked for {', '.join(VIDEO_EXTENSIONS)}).")
-        tops = [name.partition("/")[0] if "/" in name else "" for name in self._names]
-        self.classes: tuple[str, ...] = tuple(sorted(set(tops) - {""}))
-        place = {name: index for index, name in enumerate(self.classes)}
-        self.labels: NDArray[np.int64] = np.asarray([place.get(top, -1) for top in tops], dtype=np.int64)
-        self.num_channels = 3
+    def __init__(self, root: str, names: Names, min_size: int | None, frame_folder_rate: float) -> None:
+        if not 0 < frame_folder_rate < float("inf"):
+            raise ValueError(
+                f"videos: frame_folder_rate must be above 0, in frames a second, got {frame_folder_rate}."
+            )
+        self._root, self._names = root, names
+        self.min_size, self.frame_folder_rate = min_size, frame_folder_rate
+        self.num_channels: int = 3
 
     def __len__(self) -> int:
         return len(self._names)
 
-    def name(self, index: int) -> str:
-        """The path below the folder, with forward slashes."""
-        return self._names[index]
+    def origin(self, index: int) -> str:
+        """The file that the sample is a piece of; samples of one file belong on one side of a split."""
+        name = self._names[index].removesuffix("/.")
+        return os.path.basename(os.path.abspath(self._root)) if name == "." else name
 
     def read_clips(self, index: int, choose: ChooseTimes) -> list[NDArray[np.uint8]]:
-        """Clips of one video, uint8 `[t, h, w, c]` each; raises `DecodeError`."""
-        with VideoReader(os.path.join(self.path, self._names[index])) as video:
-            clips = choose(VideoInfo(video.duration, video.frame_rate))
-            wanted = np.unique(np.concatenate(clips))
-            frames = [frame.pixels for frame in video.frames_at(wanted.tolist())]
-        if not frames:
-            raise DecodeError("it is cut off")
-        places = [np.searchsorted(wanted, times).clip(max=len(frames) - 1) for times in clips]
-        return [np.stack([frames[place] for place in each]) for each in places]
+        """Clips of one video, uint8 `[t, h, w, c]` each; see `VideoSource`."""
+        start, end = self._piece(index)
+        with self._open(index) as video:
+            length = video.duration if end is None else min(end, video.duration)
+            if start >= length:
+                raise DecodeError(f"it lasts {video.duration:.2f} s and the sample starts at {start:g} s")
+            return _read(video, start, length, choose)
+
+    def _open(self, index: int) -> Any:
+        path = os.path.join(self._root, self._names[index])
+        return open_video(path, min_size=self.min_size, frame_folder_rate=self.frame_folder_rate)
+
+    def _piece(self, index: int) -> tuple[float, float | None]:
+        return 0.0, None
+
+    def _look(self) -> int:
+        channels = []
+        for index in np.unique(np.linspace(0, len(self) - 1, _NUM_LOOKED_AT).astype(int)):
+            try:
+                with self._open(int(index)) as video:
+                    channels.append(video.num_channels)
+            except DecodeError:  # counted when it is asked for
+                continue
+        return max(channels, default=3)
+
+
+class VideoFolderSource(_VideoFiles):
+    """The videos below a folder, sorted by path; a top-level folder's name is the label of what it holds.
+
+    A video is a file (see `VIDEO_EXTENSIONS`, and .gif), or a folder of images whose names end in numbers: its
+    frames, in the order of the numbers. Hidden files and folders are passed over; links are followed, no folder
+    twice. Videos at the top have no label. The names of a large folder are kept for the next start, as for images.
+
+    A sample is read by one opening of its file, on one thread, and of its frames only those that its clips show are
+    brought to RGB. A look at some videos sets `num_channels`: 3 if any of them is in colour.
+
+    Args:
+        path: the folder.
+        min_size: short side in pixels that frames keep where they are reduced while they are decoded (see
+            `VideoReader`). With twice the training size no square crop of a quarter of the area or more is enlarged.
+            `None`: full size.
+        frame_folder_rate: frames a second of videos that are folders of images, which do not say; 25.
+
+    Raises:
+        DataError: the path does not exist, is not a folder, cannot be read, or holds no videos.
+        ValueError: frame_folder_rate is not above 0.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        min_size: int | None = None,
+        frame_folder_rate: float = FRAME_FOLDER_RATE,
+    ) -> None:
+        self.path = os.fspath(path)
+        _check_folder(self.path)
+        index = index_folder(self.path, VIDEOS)
+        super().__init__(self.path, index.names, min_size, frame_folder_rate)
+        if not len(self):
+            raise DataError(_no_videos(self.path))
+        self.classes, self.labels = index.labels()
+        self.num_channels = self._look()
+
+    def name(self, index: int) -> str:
+        """The path below the folder, with forward slashes."""
+        return self.origin(index)
 
     def fingerprint(self) -> dict[str, object]:
-        """Folder, number of videos and classes."""
+        """Folder, number of videos and classes, and a digest of the names."""
         return {
             "kind": "videos",
             "path": os.path.abspath(self.path),
             "num_samples": len(self),
             "num_classes": len(self.classes),
             "min_size": self.min_size,
+            "frame_folder_rate": self.frame_folder_rate,
+            "names_sha256": self._names.digest(),
         }
+
+
+class VideoTableSource(_VideoFiles):
+    """The pieces of videos that a CSV file names.
+
+    Its first line names the columns: `path`, from the CSV's folder, of a file or a folder of frames; `start` and
+    `end`, in seconds, either may be left out or empty; `label`, and any number of columns `label_NAME`, each a task
+    of its own (an empty cell has no label). Without such a line there are two columns, path and label, as V-JEPA's
+    lists have. Cells are parted by commas, or by spaces or tabs where the first line has none.
+
+    Args:
+        path: the CSV file.
+        min_size: as for `VideoFolderSource`.
+        frame_folder_rate: as for `VideoFolderSource`.
+
+    Attributes:
+        tasks: the label columns by name, `label` for the plain one; `classes` and `labels` are those of `label`, or
+            of the first where there is no such column.
+
+    Raises:
+        DataError: the file cannot be read, or a line is wrong: says which line and which column.
+        ValueError: frame_folder_rate is not above 0.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        min_size: int | None = None,
+        frame_folder_rate: float = FRAME_FOLDER_RATE,
+    ) -> None:
+        self.path = os.fspath(path)
+        table = self._table = read_table(self.path)
+        super().__init__(os.path.dirname(self.path), table.names, min_size, frame_folder_rate)
+        self.tasks: dict[str, Task] = table.tasks
+        unlabelled = Task((), np.full(len(self), -1))
+        chosen = self.tasks.get("label") or next(iter(self.tasks.values()), unlabelled)
+        self.classes, self.labels = chosen.classes, chosen.labels
+        self.num_channels = self._look()
+
+    def name(self, index: int) -> str:
+        """The path as the table has it, with the piece's start and end where it has them."""
+        start, end = self._piece(index)
+        piece = "" if start == 0 and end is None else f"[{start:g}:{'' if end is None else f'{end:g}'}]"
+        return self.origin(index) + piece
+
+    def fingerprint(self) -> dict[str, object]:
+        """File, number of samples and classes, and a digest of what it says."""
+        return {
+            "kind": "video table",
+            "path": os.path.abspath(self.path),
+            "num_samples": len(self),
+            "num_classes": len(self.classes),
+            "min_size": self.min_size,
+            "frame_folder_rate": self.frame_folder_rate,
+            "table_sha256": self._table.digest,
+        }
+
+    def _piece(self, index: int) -> tuple[float, float | None]:
+        start, end = self._table.pieces[index].tolist()
+        return start, None if np.isinf(end) else end
+
+
+def open_video_source(
+    data: str | os.PathLike[str],
+    *,
+    min_size: int | None = None,
+    frame_folder_rate: float = FRAME_FOLDER_RATE,
+) -> VideoFolderSource | VideoTableSource:
+    """Open one set of videos, whole: a folder, or a CSV file.
+
+    Args:
+        data: the path.
+        min_size: short side that frames keep when they are decoded at reduced size (see `VideoFolderSource`).
+        frame_folder_rate: frames a second of videos that are folders of images.
+
+    Raises:
+        DataError: a path that cannot be used.
+        ValueError: frame_folder_rate is not above 0.
+    """
+    is_table = not os.path.isdir(data) and os.fspath(data).lower().endswith((".csv", ".tsv", ".txt"))
+    kind = VideoTableSource if is_table else VideoFolderSource
+    return kind(data, min_size=min_size, frame_folder_rate=frame_folder_rate)
+
+
+def _read(video: Any, start: float, end: float, choose: ChooseTimes) -> list[NDArray[np.uint8]]:
+    rate = video.frame_rate
+    frame = 1 / (rate or FRAME_FOLDER_RATE)
+    clips = choose(VideoInfo(end - start, rate))
+    # The last frame is held: half a frame before the end it is on the screen for sure.
+    latest = max(end - frame / 2, start)
+    times = [np.clip(np.asarray(clip, dtype=np.float64) + start, start, latest) for clip in clips]
+    wanted, places = np.unique(np.concatenate(times), return_inverse=True)
+    frames = [found.pixels for found in video.frames_at(wanted.tolist())]
+    missing = wanted[len(frames) :]
+    slack = max(_MISSING_SHARE * video.duration, _MISSING_FRAMES * frame)
+    if not frames or (len(missing) and missing[0] < video.duration - slack):
+        raise DecodeError(f"it is cut off: {video.duration:.2f} s are announced, the end is missing")
+    if len({pixels.shape for pixels in frames}) > 1:
+        raise DecodeError(f"its frames change their size ({sorted({f.shape[:2] for f in frames})})")
+    chosen = np.split(places.clip(max=len(frames) - 1), np.cumsum([len(clip) for clip in times])[:-1])
+    return [np.stack([frames[place] for place in each]) for each in chosen]
+
+
+def _check_folder(path: str) -> None:
+    what = "Give a folder of videos or a CSV file of their paths (path, start, end, label)."
+    if not os.path.exists(path):
+        raise DataError(f"{path!r} does not exist. {what}")
+    if not os.path.isdir(path):
+        raise DataError(f"{path!r} is neither a folder of videos nor a CSV file. {what}")
+
+
+def _no_videos(path: str) -> str:
+    looked = f"looked for {', '.join(VIDEO_EXTENSIONS)}, .gif and folders of numbered images, at any depth"
+    if len(index_folder(path).names):
+        return (
+            f"{path!r} holds images and no videos ({looked}). For images use a recipe that takes images, such as "
+            "vicreg-digits with --data."
+        )
+    return f"{path!r} holds no videos ({looked})."

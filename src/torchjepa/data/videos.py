@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import count
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,9 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchjepa.data.errors import DataError, DecodeError
+from torchjepa.data.index import VIDEO_FILES, index_folder
 from torchjepa.data.video_reader import Frame, VideoReader
-
-VIDEO_EXTENSIONS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
 @dataclass(frozen=True)
@@ -116,11 +114,10 @@ def find_videos(folder: str | os.PathLike[str]) -> list[str]:
     Raises:
         DataError: it is not a folder.
     """
-    top = Path(folder)
-    if not top.is_dir():
-        raise DataError(f"{str(folder)!r} is not a folder.")
-    below = (path.relative_to(top) for path in top.rglob("*") if path.suffix.lower() in VIDEO_EXTENSIONS)
-    return sorted(path.as_posix() for path in below if not any(part[0] == "." for part in path.parts))
+    if not os.path.isdir(folder):
+        raise DataError(f"{os.fspath(folder)!r} is not a folder.")
+    names = index_folder(os.fspath(folder), VIDEO_FILES).names
+    return [names[index] for index in range(len(names))]
 
 
 def _wanted_frames(
