@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from tests.cli.tiny import write_array, write_folder
-from torchjepa.cli.judging import PIXEL_SIDE, Judge, fewer, has_labels, sample
+from torchjepa.cli.judged_clips import PIXEL_SIDE
+from torchjepa.cli.judging import Judge, fewer, has_labels, sample
 from torchjepa.data import Preprocessing, open_data, open_source
 from torchjepa.nn import ConvEncoder, ViT
 

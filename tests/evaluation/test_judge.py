@@ -64,7 +64,7 @@ def test_scores_json_has_the_agreed_form(tmp_path):
     entries = json.loads(path.read_text())
     assert isinstance(entries, list)
     for entry in entries:
-        assert set(entry) == {"probe", "features", "score", "n_train", "n_test"}
+        assert set(entry) == {"probe", "features", "score", "n_train", "n_test", "task"}
         assert entry["probe"] in ("knn", "linear")
         assert entry["features"] in ("encoder", "untrained", "pixels", "majority")
         assert 0 <= entry["score"] <= 1

@@ -1,10 +1,18 @@
 """Judging encoders: features, probes, baselines, and figures of a representation's health."""
 
+from torchjepa.evaluation.attentive import (
+    AttentiveOutcome,
+    AttentiveProbe,
+    AttentiveSettings,
+    Trial,
+    attentive_accuracy,
+    fit_attentive,
+)
 from torchjepa.evaluation.doctor import Diagnosis, Evidence, Finding, Thresholds, Verdict, diagnose
 from torchjepa.evaluation.export import write_features
 from torchjepa.evaluation.features import Features, extract_features, raw_pixels, stream_features
 from torchjepa.evaluation.health import measure_health
-from torchjepa.evaluation.judge import Score, best_baseline, judge, read_scores, score_table, write_scores
+from torchjepa.evaluation.judge import Score, best_baseline, judge, read_scores, tasks_in, write_scores
 from torchjepa.evaluation.knn import knn_accuracy, knn_predict
 from torchjepa.evaluation.linear import LinearProbe, fit_linear, linear_accuracy
 from torchjepa.evaluation.neighbours import nearest
@@ -28,9 +36,15 @@ from torchjepa.evaluation.spectrum import (
     top_share,
     uniformity,
 )
+from torchjepa.evaluation.table import score_table
+from torchjepa.evaluation.tokens import Collector, TokenCache, Tokens
 
 __all__ = [
     "AlphaReQ",
+    "AttentiveOutcome",
+    "AttentiveProbe",
+    "AttentiveSettings",
+    "Collector",
     "Diagnosis",
     "Evidence",
     "FeatureFile",
@@ -39,10 +53,14 @@ __all__ = [
     "LinearProbe",
     "Score",
     "Thresholds",
+    "TokenCache",
+    "Tokens",
+    "Trial",
     "Verdict",
     "alignment",
     "alpha_req",
     "attainable_rank",
+    "attentive_accuracy",
     "best_baseline",
     "covariance_spectrum",
     "dead_dimensions",
@@ -50,6 +68,7 @@ __all__ = [
     "effective_rank",
     "extract_features",
     "feature_std",
+    "fit_attentive",
     "fit_linear",
     "judge",
     "knn_accuracy",
@@ -69,6 +88,7 @@ __all__ = [
     "relative_error",
     "score_table",
     "stream_features",
+    "tasks_in",
     "top_share",
     "uniformity",
     "write_features",

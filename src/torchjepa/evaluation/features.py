@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -78,16 +79,9 @@ def stream_features(
     Raises:
         ValueError: what comes out is not one vector for each sample.
     """
-    module = _module_of(encode)
-    modes = [] if module is None else [(part, part.training) for part in module.modules()]
-    try:
-        if module is not None:
-            module.eval()
+    with evaluating(encode):
         for batch in batches:
-            yield _encode_batch(encode, batch, device, pool)
-    finally:
-        for part, mode in modes:
-            part.training = mode
+            yield encode_batch(encode, batch, device=device, pool=pool)
 
 
 def extract_features(
@@ -108,7 +102,7 @@ def extract_features(
     Raises:
         ValueError: there is no batch, or what comes out is not one vector for each sample.
     """
-    return _join(stream_features(encode, batches, device=device, pool=pool))
+    return join_features(stream_features(encode, batches, device=device, pool=pool))
 
 
 def raw_pixels(batches: Iterable[Batch]) -> Features:
@@ -120,37 +114,65 @@ def raw_pixels(batches: Iterable[Batch]) -> Features:
     Raises:
         ValueError: there is no batch.
     """
-    return _join(
+    return join_features(
         Features(batch.views[0].flatten(1).float().cpu(), batch.labels.cpu(), batch.ids.cpu())
         for batch in batches
     )
 
 
 @torch.no_grad()
-def _encode_batch(
+def encode_batch(
     encode: Callable[[Tensor], Tensor],
     batch: Batch,
+    *,
     device: torch.device | str,
-    pool: Callable[[Tensor], Tensor] | None,
+    pool: Callable[[Tensor], Tensor] | None = None,
 ) -> Features:
-    view = batch.views[0]
-    rows = _SAMPLES_AT_ONCE if torch.device(device).type == "cpu" else len(view)
-    parts = []
-    for x in view.split(rows):
-        features = encode(x.to(device, non_blocking=True))
-        if pool is not None:
-            features = pool(features)
+    """The features of one batch; `stream_features` for many.
+
+    Args:
+        encode: maps inputs `[b, c, ...]` to tokens `[b, n, d]`, or to features `[b, d]`.
+        batch: its first view is encoded.
+        device: where `encode` lives.
+        pool: maps tokens `[b, n, d]` to features `[b, d]`; `None` when `encode` does so itself.
+
+    Raises:
+        ValueError: what comes out is not one vector for each sample.
+    """
+
+    def pooled(x: Tensor) -> tuple[Tensor]:
+        features = encode(x) if pool is None else pool(encode(x))
         if features.ndim != 2 or features.shape[0] != len(x):
             raise ValueError(
                 f"extract_features: expected features [b, d] with b = {len(x)}, got {tuple(features.shape)}; "
                 "tokens [b, n, d] need a pool, e.g. pool=MeanPool()."
             )
-        parts.append(features.float().cpu())
-    joined = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return Features(joined, batch.labels.cpu(), batch.ids.cpu())
+        return (features,)
+
+    (features,) = in_pieces(pooled, batch.views[0], device)
+    return Features(features, batch.labels.cpu(), batch.ids.cpu())
 
 
-def _join(chunks: Iterable[Features]) -> Features:
+@torch.no_grad()
+def in_pieces(
+    encode: Callable[[Tensor], tuple[Tensor, ...]], view: Tensor, device: torch.device | str
+) -> tuple[Tensor, ...]:
+    """What `encode` makes of a view `[b, c, ...]`, float32 on the CPU; on a CPU 32 samples at a time.
+
+    Args:
+        encode: maps inputs `[b, c, ...]` to tensors `[b, ...]`.
+        view: inputs on any device.
+        device: where `encode` lives.
+    """
+    rows = _SAMPLES_AT_ONCE if torch.device(device).type == "cpu" else len(view)
+    parts = [
+        [found.float().cpu() for found in encode(x.to(device, non_blocking=True))] for x in view.split(rows)
+    ]
+    return tuple(each[0] if len(each) == 1 else torch.cat(each) for each in zip(*parts))
+
+
+def join_features(chunks: Iterable[Features]) -> Features:
+    """The features of several batches as one; refuses none at all."""
     parts = list(chunks)
     if not parts:
         raise ValueError("extract_features: there is no batch to take features from; is the data set empty?")
@@ -161,6 +183,19 @@ def _join(chunks: Iterable[Features]) -> Features:
     )
 
 
-def _module_of(encode: Callable[[Tensor], Tensor]) -> nn.Module | None:
+@contextmanager
+def evaluating(encode: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Put an `nn.Module`, or the one whose bound method `encode` is, into evaluation mode for a while.
+
+    Args:
+        encode: a function that is neither is left alone.
+    """
     owner = encode if isinstance(encode, nn.Module) else getattr(encode, "__self__", None)
-    return owner if isinstance(owner, nn.Module) else None
+    modes = [(part, part.training) for part in owner.modules()] if isinstance(owner, nn.Module) else []
+    try:
+        if isinstance(owner, nn.Module):
+            owner.eval()
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
