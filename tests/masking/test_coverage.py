@@ -16,6 +16,15 @@ def test_maps_count_contexts_and_unions():
     assert maps.target.tolist() == [[[0.0, 0.5, 0.0], [0.5, 1.0, 1.0]]]
 
 
+def test_shares_of_each_time_step():
+    def first_and_last(grid, batch_size, stream):
+        return Masks(torch.tensor([[0, 1], [0, 3]]), torch.tensor([[[5]], [[5]]]))
+
+    maps = coverage(first_and_last, Grid(t=3, h=1, w=2), 2, generator(0), batch_size=2)
+    assert maps.context_over_time.tolist() == [0.75, 0.25, 0.0]
+    assert maps.target_over_time.tolist() == [0.0, 0.0, 0.5]
+
+
 def test_maps_have_the_grid_s_axes_and_add_up():
     grid = Grid(t=2, h=3, w=4)
     maps = coverage(RandomMasking(0.5), grid, 100, generator(0))

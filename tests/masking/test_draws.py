@@ -2,7 +2,18 @@ import numpy as np
 import pytest
 
 from torchjepa.masking import draws
-from torchjepa.masking.draws import count, hide, integers, random_order, random_subset
+from torchjepa.masking.draws import (
+    ascending_keys,
+    count,
+    hide,
+    integers,
+    other_ids,
+    random_intervals,
+    random_order,
+    random_subset,
+    random_union,
+    smallest,
+)
 from torchjepa.rng import generator
 
 
@@ -67,3 +78,41 @@ def test_counting_and_hiding_tokens():
     for row in range(7):
         wanted = [bool(before[row, i]) and i not in set(ids[row].ravel().tolist()) for i in range(300)]
         assert visible[row].tolist() == wanted
+
+
+def test_intervals_reach_every_place_equally_often():
+    sizes = np.array([3, 1, 5, 8]).repeat(20_000)
+    covered = random_intervals(8, sizes, generator(6))
+    assert np.array_equal(covered.sum(1), sizes)
+    starts = covered.argmax(1)
+    for size in (1, 3, 5, 8):
+        share = np.bincount(starts[sizes == size], minlength=9 - size) / 20_000
+        assert np.abs(share - 1 / (9 - size)).max() < 0.015
+        assert len(share) == 9 - size
+
+
+def test_a_union_is_what_its_boxes_cover():
+    sizes = np.array([[[2, 3], [4, 1]], [[1, 1], [4, 5]]])
+    durations = np.array([[2, 3], [3, 1]])
+    union = random_union((3, 4, 5), sizes, durations, generator(7))
+    places = [
+        random_intervals(length, size, stream)
+        for stream in [generator(7)]
+        for length, size in ((4, sizes[..., 0]), (5, sizes[..., 1]), (3, durations))
+    ]
+    for sample, t, h, w in np.ndindex(2, 3, 4, 5):
+        held = any(
+            places[0][sample, box, h] and places[1][sample, box, w] and places[2][sample, box, t]
+            for box in (0, 1)
+        )
+        assert union[sample, t, h * 5 + w] == held
+    assert random_union((3, 4, 5), sizes, None, generator(7)).shape == (2, 1, 20)
+
+
+def test_other_ids_are_the_rest():
+    assert other_ids(np.array([[0, 3], [1, 2]]), 5).tolist() == [[1, 2, 4], [0, 3, 4]]
+
+
+def test_ascending_keys_choose_the_first():
+    visible = np.array([[0, 1, 1, 0, 1], [1, 1, 1, 1, 1]], dtype=bool)
+    assert smallest(ascending_keys(visible.shape), visible, 2).tolist() == [[1, 2], [0, 1]]

@@ -30,28 +30,29 @@ def check_mask(
     The contract: `mask(grid, batch_size, generator)` gives `Masks` with context `[b, n_ctx]` and targets
     `[b, m, k]`, int64 ids inside the grid, sorted without repeats in every row, none of them empty, no
     target id in the context; the result is a function of the generator alone (global random state is
-    neither read nor moved), differs from draw to draw, and its context length does not depend on the batch
+    neither read nor moved), differs from draw to draw, and the lengths n_ctx and k do not depend on the batch
     size.
 
     Args:
         mask: the mask to judge.
-        grids: grids that it must serve. Default: 14 x 14, 16 x 12 and 8 x 8 tokens.
+        grids: grids that it must serve; for video, some with t > 1. Default: 14 x 14, 16 x 12 and 8 x 8 tokens.
         batch_sizes: batch sizes to try on each grid. Default (1, 16).
         num_draws: draws for each grid and batch size. Default 64.
         allow_overlap: accept target ids in the context.
-        batch_dependent: accept a context length that depends on the batch size.
+        batch_dependent: accept lengths that depend on the batch size.
 
     Raises:
         AssertionError: the contract is broken; the message names grid, batch size, sample and ids.
     """
     for grid in grids:
-        lengths = {}
+        lengths: dict[int, Tensor] = {}
         for batch_size in batch_sizes:
             draws = [_draw(mask, grid, batch_size, draw) for draw in range(num_draws)]
             for masks in draws:
                 _check_form(masks, grid, batch_size, allow_overlap)
             _check_only_the_generator(mask, grid, batch_size, draws)
-            lengths[batch_size] = [masks.context.shape[1] for masks in draws]
+            shapes = [(masks.context.shape[1], masks.targets.shape[2]) for masks in draws]
+            lengths[batch_size] = torch.tensor(shapes, dtype=torch.float64)
         if not batch_dependent:
             _check_lengths(lengths, grid)
 
@@ -136,20 +137,21 @@ def _check_only_the_generator(mask: MaskSampler, grid: Grid, batch_size: int, dr
         )
 
 
-def _check_lengths(lengths: dict[int, list[int]], grid: Grid) -> None:
-    # Lengths may vary from draw to draw (a random ratio, say); their mean may not follow the batch size. Five
-    # standard errors and one token are far beyond chance.
-    sizes = sorted(lengths)
-    for small, large in itertools.pairwise(sizes):
-        one, other = torch.tensor(lengths[small]).double(), torch.tensor(lengths[large]).double()
-        error = ((one.var(correction=0) + other.var(correction=0)) / len(one)).sqrt()
-        gap = (one.mean() - other.mean()).abs()
-        if gap > 1.0 + 5.0 * error:
-            raise AssertionError(
-                f"{_where(grid, None)}: the mean context length is {one.mean():.1f} tokens at batch size "
-                f"{small} and {other.mean():.1f} at {large}: the task depends on the batch size. Fix the "
-                "length by grid and configuration, or pass batch_dependent=True if that is meant."
-            )
+def _check_lengths(lengths: dict[int, Tensor], grid: Grid) -> None:
+    # Lengths, [draws, (context, target)], may vary from draw to draw (a random ratio, say); their means may not follow
+    # the batch size. Five standard errors and one token are far beyond chance.
+    for small, large in itertools.pairwise(sorted(lengths)):
+        one, other = lengths[small], lengths[large]
+        error = ((one.var(0, correction=0) + other.var(0, correction=0)) / len(one)).sqrt()
+        gap = (one.mean(0) - other.mean(0)).abs()
+        for column, name in enumerate(("context", "target")):
+            if gap[column] > 1.0 + 5.0 * error[column]:
+                means = [float(drawn[:, column].mean()) for drawn in (one, other)]
+                raise AssertionError(
+                    f"{_where(grid, None)}: the mean {name} length is {means[0]:.1f} tokens at batch size "
+                    f"{small} and {means[1]:.1f} at {large}: the task depends on the batch size. Fix the "
+                    "length by grid and configuration, or pass batch_dependent=True if that is meant."
+                )
 
 
 def _equal(one: Masks, other: Masks) -> bool:
