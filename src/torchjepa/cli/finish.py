@@ -131,6 +131,7 @@ def make_judge(
         seed=recipe.seed,
         num_workers=recipe.num_workers,
         part=part,
+        probes=recipe.probes,
     )
 
 

@@ -23,7 +23,7 @@ LEARNING_RATES = (5e-3, 3e-3, 1e-3, 3e-4, 1e-4)
 WEIGHT_DECAYS = (0.01, 0.4)
 _SELECTION_SAMPLES = 3_000  # enough to rank ten pairs, few enough for a sweep of seconds
 _HELD_OUT = 0.2
-_LEAST_UPDATES = 500  # 20 passes over a few hundred samples would end before attention has formed
+_LEAST_UPDATES = 300  # 20 passes over a few hundred samples would end before attention has formed
 _JUDGED_AT_ONCE = 256
 
 
@@ -96,7 +96,7 @@ class AttentiveSettings:
         depth: 1 as in V-JEPA; with 4, as in V-JEPA 2, three transformer blocks go first.
         num_heads: attention heads, a divisor of d; by default the largest up to 16 that leaves each 16 channels,
             which is V-JEPA's 16 from d = 256 on.
-        epochs: passes over the training samples, 20 (V-JEPA 2); as many as make 500 updates where they are few.
+        epochs: passes over the training samples, 20 (V-JEPA 2); as many as make 300 updates where they are few.
         batch_size: samples of an update.
         seed: keys the held-out part, the initial weights and the order of the samples.
         device: where the probe is trained.

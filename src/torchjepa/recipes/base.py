@@ -13,6 +13,7 @@ from torch import nn
 
 from torchjepa.data import IMAGENET_MEAN, IMAGENET_STD, DataSplit, Preprocessing, open_data
 from torchjepa.engine import TrainSettings, resolve_precision
+from torchjepa.evaluation.judge import check_probes
 from torchjepa.rng import derive_seed
 from torchjepa.schedules import CosineSchedule, WarmupCosine
 
@@ -131,9 +132,12 @@ class Recipe(ABC):
     tensorboard: bool = True
     """Write TensorBoard event files."""
     judge: bool = True
-    """At the end, judge the encoder with kNN and a linear probe against its baselines."""
+    """At the end, judge the encoder with --probes against its baselines."""
     judge_samples: int = 50_000
     """At most this many training images are used to fit the probes."""
+    probes: tuple[str, ...] | None = None
+    """What the encoder is judged with at the end, among knn, linear and attentive. Default: kNN and linear, for videos
+    attentive too."""
 
     @abstractmethod
     def build_learner(self, num_channels: int, total_steps: int) -> nn.Module:
@@ -161,6 +165,8 @@ class Recipe(ABC):
             raise ValueError(
                 f"--max-data-errors is a share of the data in [0, 1], got {self.max_data_errors}."
             )
+        if self.probes is not None:
+            check_probes(self.probes)
         if self.epochs is not None and not 0.0 < self.epochs < math.inf:
             raise ValueError(
                 f"--epochs must be positive, got {self.epochs}; leave it out to train for --steps."
