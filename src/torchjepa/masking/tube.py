@@ -27,13 +27,13 @@ from torchjepa.types import Grid, Masks
 
 Surplus = Literal["drop", "target", "context"]
 
-# Draws with a context in the middle third of its lengths are used. Narrower, and fewer tokens are dropped, but
-# unions of one size only remain; wider, and the dropped tokens soon outnumber the context.
+# Draws with a context in the middle third of its lengths are used: 6 % of the tokens are then dropped. The middle
+# half would drop 10 %, the middle nine tenths 25 %, and coverage would be as flat.
 _MIDDLE = (1 / 3, 2 / 3)
 # It is found by drawing so many samples, fewer where they are long (a few hundredths of a second).
 _CALIBRATION_SAMPLES = 2048
 _CALIBRATION_TOKENS = 2**21
-# The share of draws that must be of use, and how often so many are drawn that half of them would do.
+# The share of draws that must be of use; and the rounds, each of half as many draws again as should do.
 _LEAST_SUCCESS = 0.1
 _MAX_ROUNDS = 16
 
@@ -55,8 +55,10 @@ class TubeMasking:
     Context and targets have one length each, n_ctx and k, fixed by grid and configuration: a keyed simulation finds
     the middle third of the contexts' lengths, once; draws outside of it are drawn again, and of the others a
     uniformly random subset of the context and of the targets is dropped. With tubes of the clip's length every
-    step of the clip is then seen with exactly the same probability. n - n_ctx - k tokens are neither seen nor
-    predicted.
+    step of the clip is then seen with exactly the same probability. On 8 x 14 x 14 the context has 33 % of the
+    tokens, the targets 61 % (long-range 15 % and 80 %); 6 % are neither seen nor predicted, where the published
+    sampler leaves out 28 % (24 %; 8 x 16 x 16, batch 24), most of them late. Neither length depends on the batch: one
+    `torch.compile` for each mask and grid.
 
     Args:
         num_blocks: number of blocks. Default 8 (V-JEPA, short-range).
@@ -94,7 +96,7 @@ class TubeMasking:
 
     @classmethod
     def short_range(cls, *, legacy: bool = False) -> TubeMasking:
-        """V-JEPA's short-range mask: 8 blocks of 15 % of the frame (paper section 3.1; official configuration).
+        """V-JEPA's short-range mask: 8 blocks of 15 % of the frame (as in the paper and the official configuration).
 
         Args:
             legacy: the published sampler's distribution.
@@ -103,7 +105,7 @@ class TubeMasking:
 
     @classmethod
     def long_range(cls, *, legacy: bool = False) -> TubeMasking:
-        """V-JEPA's long-range mask: 2 blocks of 70 % of the frame (paper section 3.1; official configuration).
+        """V-JEPA's long-range mask: 2 blocks of 70 % of the frame (as in the paper and the official configuration).
 
         Args:
             legacy: the published sampler's distribution.
