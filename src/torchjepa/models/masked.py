@@ -340,6 +340,10 @@ def _check_masks(model: MaskedJEPA) -> None:
     name, num_masks = type(model).__name__, len(model.masks)
     if not num_masks:
         raise ValueError(f"{name}: mask must be a MaskSampler or several, got none.")
+    if model.target_layers == ():
+        raise ValueError(
+            f"{name}: target_layers must name at least one block, or be None for the encoder's output."
+        )
     if len(model.mask_tokens) != num_masks:
         raise ValueError(
             f"{name}: mask_tokens must name a mask token for each of the {num_masks} masks, got "
@@ -355,6 +359,12 @@ def _check_predictor(model: MaskedJEPA) -> None:
         raise ValueError(
             f"{name}: the predictor takes tokens of {predictor.encoder_dim} channels, the encoder gives "
             f"{dim}; build it with encoder_dim={dim}."
+        )
+    wanted = dim * len(model.target_layers or [None])
+    if predictor.target_dim != wanted:
+        raise ValueError(
+            f"{name}: the predictor predicts tokens of {predictor.target_dim} channels, the targets have {wanted}; "
+            f"build it with target_dim={wanted}."
         )
     num_tokens = len(predictor.mask_token)
     if not all(0 <= index < num_tokens for index in model.mask_tokens):
