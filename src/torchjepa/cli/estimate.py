@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING, Any
 from torchjepa.cli.train import parse
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from torchjepa.data.source import ChooseTimes
     from torchjepa.engine import Footprint, Speed
     from torchjepa.recipes.base import Recipe
 
@@ -95,17 +99,50 @@ def make_plan(argv: Sequence[str]) -> Plan:
 
 
 def view_shapes(recipe: Recipe, num_channels: int) -> list[tuple[int, ...]]:
-    """The shapes `(c, h, w)` of a sample's views, found by making those of one random image."""
-    import numpy as np
+    """The shapes of a sample's views, `(c, h, w)` or `(c, t, h, w)`: those that one blank sample gets."""
+    import torch
 
-    from torchjepa.data import SampleKeys
+    from torchjepa.data import BatchStream, ErrorLog
+    from torchjepa.types import BatchKeys
 
+    blank = _Blank(max(recipe.image_size, 32), num_channels)
     transform = recipe.build_transform(recipe.preprocessing(num_channels))
-    side = max(recipe.image_size, 32)
-    image = np.random.default_rng(0).integers(0, 256, (side, side, num_channels), dtype=np.uint8)
-    keys = SampleKeys(recipe.seed, np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
-    views = transform.finish(transform.crop([image], keys), keys)
-    return [tuple(view.shape[1:]) for view in views]
+    stream = BatchStream(blank, transform, seed=recipe.seed, errors=ErrorLog(None, 1, 0.0))
+    keys = BatchKeys(step=0, epochs=(0,), indices=(0,), row_start=0, global_size=1)
+    batch = next(stream.batches([keys], torch.device("cpu")))
+    return [tuple(view.shape[1:]) for view in batch.views]
+
+
+class _Blank:
+    """One black sample, an image and a minute of video alike."""
+
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, side: int, num_channels: int) -> None:
+        import numpy as np
+
+        self.num_channels = num_channels
+        self.labels = np.full(1, -1)
+        self._image = np.zeros((side, side, num_channels), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return 1
+
+    def name(self, index: int) -> str:
+        return "blank"
+
+    def fingerprint(self) -> dict[str, object]:
+        return {"kind": "blank"}
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        return self._image
+
+    def read_clips(self, index: int, choose: ChooseTimes) -> list[NDArray[np.uint8]]:
+        import numpy as np
+
+        from torchjepa.data import VideoInfo
+
+        return [np.stack([self._image] * len(times)) for times in choose(VideoInfo(60.0, 25.0))]
 
 
 def _followed(plan: Plan) -> Footprint:
