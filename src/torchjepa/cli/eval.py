@@ -1,4 +1,4 @@
-"""jepa eval: judge a run's encoder on a data set, with kNN and a linear probe, against its baselines."""
+"""jepa eval: judge a run's encoder on a data set, probe by probe, against its baselines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tyro
 
 @dataclasses.dataclass(frozen=True)
 class EvalCommand:
-    """Judge a run's encoder on a data set, with kNN and a linear probe, against its baselines.
+    """Judge a run's encoder on a data set, with kNN, a linear and an attentive probe, against its baselines.
 
     Nothing is trained but the probes. The scores are printed and written to RUN/eval-<data>.json; the run's own
     scores.json stays as its training left it.
@@ -21,17 +21,22 @@ class EvalCommand:
     run: Annotated[str, tyro.conf.Positional]
     """Run folder, runs/digits say."""
     data: str | None = None
-    """Labelled images (folder or array) that the probes are fitted on. Default: the run's own data."""
+    """Labelled images (folder or array) or videos (folder or table) that the probes are fitted on. Default: the run's
+    own data."""
     test_data: str | None = None
     """What they are judged on. Default: a held-out part of --data."""
     holdout: float | None = None
     """Share of --data that is held out when there is no --test-data. Default: as in the run."""
     samples: int = 50_000
-    """At most this many training images are used."""
+    """At most this many training images or videos are used."""
+    probes: tuple[Literal["knn", "linear", "attentive"], ...] | None = None
+    """Probes. Default: knn and linear, for videos attentive too."""
+    clips: int = 1
+    """Clips of each video, evenly spaced: their features are averaged, the attentive probe sees the tokens of all."""
     max_data_errors: float | None = None
     """Share of undecodable files above which nothing is judged. Default: as in the run."""
     num_workers: int = 0
-    """Processes that load images."""
+    """Processes that load data."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     out: str | None = None
@@ -55,8 +60,8 @@ def run(argv: Sequence[str]) -> int:
     split = opened.recipe.open_data(command.data, command.test_data, command.holdout)
     if not has_labels(split):
         raise ValueError(
-            "There is nothing to judge by: the data need at least two classes (top-level folders, or a label "
-            "array) among the training and among the test samples."
+            "There is nothing to judge by: the data need at least two classes (top-level folders, a label array, or "
+            "a column of labels) among the training and among the test samples."
         )
     print(split.description, flush=True)
     out = _out(command)
@@ -73,6 +78,8 @@ def run(argv: Sequence[str]) -> int:
         precision=recipe.precision,
         seed=recipe.seed,
         num_workers=command.num_workers,
+        probes=recipe.probes if command.probes is None else command.probes,
+        num_clips=command.clips,
     )
     untrained = opened.untrained().to(device)
     judge.calibrate(untrained)

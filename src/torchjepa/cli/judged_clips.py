@@ -32,7 +32,8 @@ def pixels_of(views: Tensor) -> Tensor:
     """The input itself, at most 64 x 64 pixels of an image and 8 frames of 32 x 32 of a clip: `[b, 1, values]`.
 
     Args:
-        views: `[b, c, h, w]` or `[b, c, t, h, w]`; frames are taken evenly, each at the middle of its share.
+        views: `[b, c, h, w]` or `[b, c, t, h, w]`; frames are taken evenly, each at the middle of its share, and
+            come one after the other.
     """
     if views.ndim == 4:
         return _shrunk(views, PIXEL_SIDE).flatten(1)[:, None]
