@@ -52,13 +52,14 @@ def test_without_scores_nothing_is_claimed():
 def test_the_table_has_a_row_for_each_kind_and_a_lead_for_each_probe():
     table = score_rows(SCORES)
     assert table is not None
-    assert [row["name"] for row in table["rows"]] == [
+    (group,) = table["groups"]
+    assert [row["name"] for row in group["rows"]] == [
         "Encoder",
         "Untrained encoder",
         "Raw pixels",
         "Most frequent label",
     ]
-    assert [cell["text"] for cell in table["lead"]] == ["+31.1", "+22.0"]
+    assert [cell["text"] for cell in group["lead"]] == ["+31.1", "+22.0"]
     below = score_rows(knn(0.4, 0.5))
     assert below is not None
-    assert below["lead"][0]["text"] == "\N{MINUS SIGN}10.0"
+    assert below["groups"][0]["lead"][0]["text"] == "\N{MINUS SIGN}10.0"

@@ -35,7 +35,7 @@ def clip_sheets(examples: ClipExamples) -> dict[str, Any]:
             name = f"Video {number}" + (f", clip {index}" if num_clips > 1 else "")
             cells = [_cell(frame_uri(clip[i]), f"{name}, frame {i + 1}") for i in shown]
             rows.append({"name": name, "note": "", "cells": cells})
-        sheets.append({"columns": min(8, len(shown)), "head": [], "rows": rows})
+        sheets.append({"columns": min(8, len(shown)), "unit": "", "head": [], "rows": rows})
     which = "All" if len(shown) == num_frames else f"{len(shown)} of the"
     return {"sheets": sheets, "frames": f"{which} {num_frames} frames of each clip", "several": num_clips > 1}
 
@@ -79,7 +79,7 @@ def _mask_sheet(
             for s in steps
         ]
         rows.append(_row(name, _in_words(state), cells))
-    return {"columns": len(steps), "head": [heads[s] for s in steps], "rows": rows}
+    return {"columns": len(steps), "unit": "frames", "head": [heads[s] for s in steps], "rows": rows}
 
 
 def draw_state(frame: Pictures, state: NDArray[np.uint8]) -> Pictures:
@@ -92,9 +92,10 @@ def draw_state(frame: Pictures, state: NDArray[np.uint8]) -> Pictures:
     picture = enlarge(frame, _SIDE)
     height, width = picture.shape[:2]
     rows, columns = np.arange(height) * state.shape[0] // height, np.arange(width) * state.shape[1] // width
+    luma = picture.mean(axis=-1, keepdims=True)  # colours are the context's alone
     of_pixel = state[rows[:, None], columns][..., None]
     drawn = np.select(
-        [of_pixel == CONTEXT, of_pixel == TARGET], [picture, 0.4 * picture + 0.6 * _TARGET], _NEITHER
+        [of_pixel == CONTEXT, of_pixel == TARGET], [picture, 0.35 * luma + 0.65 * _TARGET], _NEITHER
     )
     return np.rint(drawn).astype(np.uint8)
 
@@ -127,7 +128,7 @@ def _coverage(examples: ClipExamples, names: list[str], steps: NDArray[np.int64]
     return {
         "svg": svg,
         "draws": f"{COVERAGE_DRAWS:,}",
-        "sheet": {"columns": len(steps), "head": head, "rows": rows}
+        "sheet": {"columns": len(steps), "unit": "time step", "head": head, "rows": rows}
         if examples.states[0, 0, 0].size > 1
         else None,
     }
@@ -157,7 +158,9 @@ def map_sheets(maps: ClipMaps) -> dict[str, Any]:
             rows.append(
                 _row(name, "", [_cell(png_uri(enlarge(colours[s])), alt) for s, alt in zip(steps, alts)])
             )
-        sheets.append({"columns": len(steps), "head": [heads[s] for s in steps], "rows": rows})
+        sheets.append(
+            {"columns": len(steps), "unit": "frames", "head": [heads[s] for s in steps], "rows": rows}
+        )
     return {"sheets": sheets, "left_out": _left_out(steps, num_steps)}
 
 

@@ -135,7 +135,8 @@ def _facts(
     facts.append(("Device", _named(description.get("device"), "name")))
     if rows:
         facts.append(("Steps", f"{rows[-1].get('step', len(rows) - 1) + 1:,}"))
-    if scores:
+    # Of several tasks with other counts the table names them.
+    if len({(score.n_train, score.n_test) for score in scores}) == 1:
         facts.append(("Labelled samples", f"{scores[0].n_train:,} train, {scores[0].n_test:,} test"))
     facts.append(("Doctor", doctor))
     facts.append(("Data", _named(description.get("data"), "description")))
@@ -166,11 +167,14 @@ def _neighbour_rows(examples: NeighbourExamples) -> dict[str, Any]:
         ]
         rows.append({"image": uri(query), "label": label, "others": others})
     caption = (
-        f"Left of the line a test {kind}, right of it the training {kind}s whose features lie nearest, "
+        "Left of the line a test picture, right of it the training pictures whose features lie nearest, "
         "nearest first, with their cosine similarity."
     )
     if is_clips:
-        caption += f" Of each clip {examples.queries.shape[1]} frames are shown, from its first to its last."
+        caption = (
+            f"First a test clip, then the training clips whose features lie nearest, nearest first, with their cosine "
+            f"similarity. Of each clip {examples.queries.shape[1]} frames are shown, from its first to its last."
+        )
     if (examples.query_labels != "").any():
         caption += " Green frame and \u2713: same label; orange frame and \u2717: another label."
     return {"rows": rows, "caption": caption, "kind": kind}

@@ -77,7 +77,7 @@ def png_uri(picture: ArrayLike) -> str:
 def frame_uri(picture: ArrayLike) -> str:
     """The same as PNG or JPEG, whichever is smaller: a page holds hundreds of frames."""
     png = _encoded(picture, "PNG", optimize=True)
-    jpeg = _encoded(picture, "JPEG", quality=85)
+    jpeg = _encoded(picture, "JPEG", quality=80)
     return _uri("png", png) if len(png) <= len(jpeg) else _uri("jpeg", jpeg)
 
 
