@@ -54,3 +54,29 @@ def write_silence(file: av.container.OutputContainer, stream: av.AudioStream, se
 def numbers(frames: np.ndarray) -> list[int]:
     """The number of each frame `[t, h, w, 3]`, read from its colour."""
     return np.round(np.asarray(frames)[:, -2, -2].mean(-1) / 10).astype(int).tolist()
+
+
+def write_scene(
+    path: Path,
+    num_frames: int,
+    *,
+    size: tuple[int, int] = (72, 96),
+    rate: int = 25,
+    keyframe_every: int = 250,
+) -> Path:
+    """A smooth pattern under a moving window, in H.264 as x264 makes it by default: with B-frames."""
+    height, width = size
+    rows, columns = np.mgrid[: height + 60, : width + 60]
+    waves = [127 + 60 * np.sin(rows / a) + 60 * np.cos(columns / b) for a, b in ((5, 9), (7, 6), (11, 4))]
+    pattern = np.stack(waves, axis=-1).astype(np.uint8)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=rate)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.options = {"g": str(keyframe_every)}
+        for i in range(num_frames):
+            top, left = int(30 + 29 * np.sin(i / 20)), int(30 + 29 * np.cos(i / 13))
+            pixels = pattern[top : top + height, left : left + width].copy()
+            pixels[i % height :][:6, 3 * i % width :][:, :12] = 255
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        file.mux(stream.encode())
+    return path

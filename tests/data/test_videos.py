@@ -62,13 +62,16 @@ def test_what_lies_between_keyframes_is_not_decoded(tmp_path: Path, ending: str)
         assert video.num_decoded == 400
 
 
-def test_a_clip_is_spread_over_the_video(tmp_path: Path) -> None:
+def test_a_clip_is_the_middle_of_the_video(tmp_path: Path) -> None:
     path = write_movie(tmp_path / "a.mp4", 24, rate=8)
     clip = read_clip(path, 6)
-    assert numbers(clip.frames) == [2, 6, 10, 14, 18, 22]
-    assert clip.seconds.tolist() == pytest.approx([0.25, 0.75, 1.25, 1.75, 2.25, 2.75])
+    assert numbers(clip.frames) == [9, 10, 11, 12, 13, 14]
+    assert clip.seconds.tolist() == pytest.approx([i / 8 for i in range(9, 15)])
     assert clip.frames.shape == (6, 32, 48, 3)
-    assert numbers(read_clip(path, 48).frames) == [i // 2 for i in range(48)]
+    assert numbers(read_clip(path, 4, frame_rate=4).frames) == [9, 11, 13, 15]
+    assert numbers(read_clip(path, 8, frame_rate=16).frames) == [10, 10, 11, 11, 12, 12, 13, 13]
+    assert numbers(read_clip(path, 26).frames) == [*range(24), 23, 23]
+    assert numbers(read_clip(path, 8, frame_rate=2).frames) == [2, 6, 10, 14, 18, 22, 23, 23]
     small = read_clip(path, 2, transform=lambda pixels: torch.from_numpy(pixels[:4, :4].copy()))
     assert small.frames.shape == (2, 4, 4, 3)
 
@@ -169,7 +172,7 @@ def test_sound_that_outlasts_the_picture_does_not_count(tmp_path: Path, ending: 
     path = write_movie(tmp_path / f"a.{ending}", 24, rate=8, sound=True)
     with VideoReader(path) as video:
         assert video.duration == pytest.approx(3, abs=0.01)
-    assert numbers(read_clip(path, 6).frames) == [2, 6, 10, 14, 18, 22]
+    assert numbers(read_clip(path, 6, frame_rate=2).frames) == [2, 6, 10, 14, 18, 22]
 
 
 def test_arguments_are_checked(tmp_path: Path) -> None:

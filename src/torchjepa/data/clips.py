@@ -24,7 +24,7 @@ from torchjepa.data.transforms import (
     resize_crop,
 )
 
-_USUAL_RATE = 25.0  # of a file that does not say its own
+USUAL_RATE = 25.0  # of a file that does not say its own
 _FUZZ = 1e-6  # of a frame: durations are sums of rounded numbers
 
 
@@ -195,4 +195,4 @@ def middle_times(info: VideoInfo, num_frames: int, frame_rate: float | None) -> 
 
 
 def _step(info: VideoInfo, frame_rate: float | None) -> float:
-    return 1 / (frame_rate or info.frame_rate or _USUAL_RATE)
+    return 1 / (frame_rate or info.frame_rate or USUAL_RATE)

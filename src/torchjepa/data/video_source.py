@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from torchjepa.data.clips import USUAL_RATE
 from torchjepa.data.errors import DataError, DecodeError
 from torchjepa.data.index import VIDEO_EXTENSIONS, VIDEOS, Names, index_folder
-from torchjepa.data.source import ChooseTimes, Task, VideoInfo
-from torchjepa.data.video_files import open_video
+from torchjepa.data.source import ChooseTimes, Task
+from torchjepa.data.video_files import OpenVideo, find_frames, open_video
 from torchjepa.data.video_table import read_table
 
-FRAME_FOLDER_RATE = 25.0
+FRAME_FOLDER_RATE = USUAL_RATE
 _NUM_LOOKED_AT = 4  # videos opened at the start to learn the channels
-_MISSING_SHARE = 0.1  # of what a file announces: the end that may be missing, as headers count roughly
-_MISSING_FRAMES = 2
 
 
 class _VideoFiles:
@@ -46,12 +44,12 @@ class _VideoFiles:
         """Clips of one video, uint8 `[t, h, w, c]` each; see `VideoSource`."""
         start, end = self._piece(index)
         with self._open(index) as video:
-            length = video.duration if end is None else min(end, video.duration)
-            if start >= length:
-                raise DecodeError(f"it lasts {video.duration:.2f} s and the sample starts at {start:g} s")
-            return _read(video, start, length, choose)
+            found = find_frames(video, choose, start=start, end=end)
+        if len(sizes := {pixels.shape[:2] for pixels in found.kept}) > 1:
+            raise DecodeError(f"its frames change their size ({sorted(sizes)})")
+        return [np.stack([found.kept[place] for place in places]) for places in found.places]
 
-    def _open(self, index: int) -> Any:
+    def _open(self, index: int) -> OpenVideo:
         path = os.path.join(self._root, self._names[index])
         return open_video(path, min_size=self.min_size, frame_folder_rate=self.frame_folder_rate)
 
@@ -205,25 +203,6 @@ def open_video_source(
     is_table = not os.path.isdir(data) and os.fspath(data).lower().endswith((".csv", ".tsv", ".txt"))
     kind = VideoTableSource if is_table else VideoFolderSource
     return kind(data, min_size=min_size, frame_folder_rate=frame_folder_rate)
-
-
-def _read(video: Any, start: float, end: float, choose: ChooseTimes) -> list[NDArray[np.uint8]]:
-    rate = video.frame_rate
-    frame = 1 / (rate or FRAME_FOLDER_RATE)
-    clips = choose(VideoInfo(end - start, rate))
-    # The last frame is held: half a frame before the end it is on the screen for sure.
-    latest = max(end - frame / 2, start)
-    times = [np.clip(np.asarray(clip, dtype=np.float64) + start, start, latest) for clip in clips]
-    wanted, places = np.unique(np.concatenate(times), return_inverse=True)
-    frames = [found.pixels for found in video.frames_at(wanted.tolist())]
-    missing = wanted[len(frames) :]
-    slack = max(_MISSING_SHARE * video.duration, _MISSING_FRAMES * frame)
-    if not frames or (len(missing) and missing[0] < video.duration - slack):
-        raise DecodeError(f"it is cut off: {video.duration:.2f} s are announced, the end is missing")
-    if len({pixels.shape for pixels in frames}) > 1:
-        raise DecodeError(f"its frames change their size ({sorted({f.shape[:2] for f in frames})})")
-    chosen = np.split(places.clip(max=len(frames) - 1), np.cumsum([len(clip) for clip in times])[:-1])
-    return [np.stack([frames[place] for place in each]) for each in chosen]
 
 
 def _check_folder(path: str) -> None:

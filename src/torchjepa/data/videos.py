@@ -15,8 +15,10 @@ from jaxtyping import Float64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchjepa.data.clips import middle_times
 from torchjepa.data.errors import DataError, DecodeError
 from torchjepa.data.index import VIDEO_FILES, index_folder
+from torchjepa.data.video_files import find_frames
 from torchjepa.data.video_reader import Frame, VideoReader
 
 
@@ -36,32 +38,35 @@ class Clip:
 Transform = Callable[[NDArray[np.uint8]], Tensor]
 
 
-def read_clip(path: str | os.PathLike[str], num_frames: int, *, transform: Transform | None = None) -> Clip:
-    """A clip of a whole video: frame i of n is the one on the screen at (i + 1/2) / n of its duration.
+def read_clip(
+    path: str | os.PathLike[str],
+    num_frames: int,
+    *,
+    frame_rate: float | None = None,
+    transform: Transform | None = None,
+) -> Clip:
+    """The middle of a video, the clip by which it is judged and encoded where nothing else is asked for.
+
+    n frames at r a second: frame i is the one on the screen at start + (i + 1/2) / r, and as much of the video lies
+    before the clip's n / r seconds as behind them. A video shorter than that is shown from its beginning, and its
+    last frame held.
 
     Args:
         path: the file.
-        num_frames: number of frames n; a video that has fewer shows some of them twice.
-        transform: from a frame uint8 `[h, w, 3]` to what is kept of it, uint8 `[h, w, c]`; resizing here keeps a clip
+        num_frames: number of frames, n.
+        frame_rate: r, frames taken from each second; each of the file's own when `None`.
+        transform: from a frame uint8 `[h, w, c]` to what is kept of it, uint8 `[h, w, c]`; resizing here keeps a clip
             small whatever the video's size. The frame as it is when `None`.
 
     Raises:
-        DecodeError: the file cannot be decoded, or ends long before it says.
-        ValueError: `num_frames` below 1, or PyAV is missing.
+        DecodeError: the file cannot be decoded, or is cut off.
+        ValueError: a number that is not positive, or PyAV is missing.
     """
-    _check_counts(num_frames, 1)
+    _check_counts(num_frames, 1, frame_rate)
+    keep = torch.from_numpy if transform is None else transform
     with VideoReader(path) as video:
-        step = Fraction(video.duration) / num_frames
-        found = _transformed(
-            video.frames_at((i + Fraction(1, 2)) * step for i in range(num_frames)), transform
-        )
-        frames = list(found)
-        # Sound may outlast the picture, and a file's duration is that of both.
-        if 2 * len(frames) < num_frames:
-            raise DecodeError(
-                f"{video.path!r} is cut off: {video.duration:.1f} s are announced, half is missing"
-            )
-    return _clip(frames, num_frames)
+        found = find_frames(video, lambda info: [middle_times(info, num_frames, frame_rate)], keep=keep)
+    return _clip([(found.seconds[place], found.kept[place]) for place in found.places[0]], num_frames)
 
 
 def clip_windows(
@@ -84,7 +89,7 @@ def clip_windows(
         stride: frames from the beginning of a window to that of the next; n by default. A larger one leaves frames
             out; where a keyframe allows, they are not decoded.
         frame_rate: r, frames taken from each second; every frame when `None`.
-        transform: from a frame uint8 `[h, w, 3]` to what is kept of it, uint8 `[h, w, c]`; called once a frame.
+        transform: from a frame uint8 `[h, w, c]` to what is kept of it, uint8 `[h, w, c]`; called once a frame.
 
     Raises:
         DecodeError: the file cannot be decoded.

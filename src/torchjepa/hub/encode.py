@@ -63,8 +63,8 @@ class EncodeOptions(TypedDict, total=False):
     """Inputs encoded together; by default as many as make 8,192 tokens, 32 images of 256."""
     window: int | None
     """Frames of a clip, taken at the model's frame rate, for long videos: one row for each window, in memory that does
-    not grow with the length. By default one clip of the model's number of frames, spread evenly over the video; of
-    frames in memory, all of them."""
+    not grow with the length. By default one clip: the middle of the video, the model's number of frames at its frame
+    rate (a shorter video's last frame held); of frames in memory, all of them."""
     stride: int | None
     """Frames from the beginning of a window to that of the next, `window` by default."""
     image_size: int | None

@@ -133,7 +133,8 @@ class Reader:
             )
         known = self._known
         if self.window is None:
-            clips = iter([read_clip(path, known.num_frames or 1, transform=self._shrink)])
+            num, rate = known.num_frames or 1, known.frame_rate
+            clips = iter([read_clip(path, num, frame_rate=rate, transform=self._shrink)])
         else:
             clips = clip_windows(
                 path, self.window, stride=self.stride, frame_rate=known.frame_rate, transform=self._shrink
