@@ -12,6 +12,7 @@ from torchjepa.evaluation import Features, covariance_spectrum
 from torchjepa.masking import RandomMasking
 from torchjepa.report import Gatherer, write_report
 from torchjepa.report.gather import _spread
+from torchjepa.report.pictures import draw_masks
 from torchjepa.types import Batch, Grid
 
 PREPROCESSING = Preprocessing(image_size=8, num_channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -118,3 +119,20 @@ def test_a_single_token_has_no_map(gatherer):
         **vars(gatherer) | {"grid": Grid(), "encode": lambda x: encode(x).mean(1, keepdim=True)}
     )
     assert single.gather(features(gatherer), batch(gatherer, 1)).patch_maps is None
+
+
+def test_every_mask_of_the_learner_is_drawn_over_every_picture(gatherer):
+    masks = (RandomMasking(0.25), RandomMasking(0.5, num_targets=2))
+    drawn = gatherer.gather(features(gatherer), batch(gatherer, 1), masks=masks).masks
+    alone = gatherer.gather(features(gatherer), batch(gatherer, 1), masks=masks[:1]).masks
+    assert drawn is not None
+    assert alone is not None
+    assert len(drawn.images) == 8
+    np.testing.assert_array_equal(drawn.images[::2], drawn.images[1::2])
+    for row, (context, blocks) in enumerate(zip(drawn.context, drawn.targets)):
+        shown = context[context >= 0]
+        asked = [block[block >= 0] for block in blocks if (block >= 0).any()]
+        assert len(asked) == (1 if row % 2 == 0 else 2)
+        assert not set(shown) & {token for block in asked for token in block}
+    np.testing.assert_array_equal([row[row >= 0] for row in drawn.context[::2]], alone.context)
+    assert len(draw_masks(drawn)) == 8

@@ -6,13 +6,14 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.report.material import make_material, make_run
+from tests.report.material import SCORES, make_material, make_run
 from torchjepa.report import ReportMaterial, load_material, write_report
 from torchjepa.report.curves import draw_curves, read_metrics
 
@@ -261,3 +262,18 @@ def test_a_damaged_folder_is_refused(tmp_path):
         write_report(path)
     with pytest.raises(ValueError, match="no run"):
         write_report(tmp_path / "nowhere")
+
+
+def test_of_several_tasks_each_has_its_lead_on_the_page(tmp_path):
+    scores = [replace(score, task=task) for task in ("digit", "direction") for score in SCORES]
+    html = write_report(make_run(tmp_path / "run", steps=0, scores=scores)).read_text(encoding="utf-8")
+    page = Page(html)
+    assert page.disorder == []
+    assert [attrs.get("colspan") for attrs in page.all("th") if attrs.get("scope") == "rowgroup"] == [
+        "3",
+        "3",
+    ]
+    assert page.text.count("Encoder − best baseline") == page.text.count("vs untrained encoder") == 2
+    assert not page.all("tfoot")
+    assert re.search(r"Digit, linear probe: 93\.0.*<br>Direction, linear probe: 93\.0", html)
+    assert "2,000 train, 1,000 test" in page.text

@@ -63,3 +63,52 @@ def test_the_table_has_a_row_for_each_kind_and_a_lead_for_each_probe():
     below = score_rows(knn(0.4, 0.5))
     assert below is not None
     assert below["groups"][0]["lead"][0]["text"] == "\N{MINUS SIGN}10.0"
+
+
+def of_task(task: str, encoder: tuple[float, float], frame: float, n_test: int = 1000) -> list[Score]:
+    return [
+        Score(probe, features, score, 2000, n_test, task)
+        for probe, ours in zip(("knn", "attentive"), encoder)
+        for features, score in (("encoder", ours), ("frame", frame), ("majority", 0.1))
+    ]
+
+
+def test_of_several_tasks_each_has_a_line_and_its_own_baseline():
+    scores = [*of_task("digit", (0.5, 0.9), 0.8), *of_task("which_way", (0.6, 0.7), 0.2)]
+    verdict = write_verdict(scores)
+    assert verdict.text.split("\n") == [
+        "Digit, attentive probe: 90.0 %, 10.0 points above the best baseline (single frame) at 80.0 %.",
+        "Which way, attentive probe: 70.0 %, 50.0 points above the best baseline (single frame) at 20.0 %.",
+        "Other probes find less: digit by kNN.",
+    ]
+    assert verdict.tone == "open"
+    better = write_verdict([*of_task("digit", (0.85, 0.9), 0.8), *of_task("speed", (0.6, 0.7), 0.2)])
+    assert (len(better.text.split("\n")), better.tone) == (2, "good")
+    assert write_verdict([*of_task("a", (0.1, 0.1), 0.8), *of_task("b", (0.1, 0.1), 0.8)]).tone == "bad"
+
+
+def test_of_several_tasks_each_has_a_group_of_rows():
+    table = score_rows([*of_task("digit", (0.5, 0.9), 0.8), *of_task("speed", (0.6, 0.7), 0.2)])
+    assert table is not None
+    assert table["probes"] == ["kNN, %", "Attentive probe, %"]
+    assert [(group["name"], group["note"]) for group in table["groups"]] == [("Digit", ""), ("Speed", "")]
+    assert [[row["name"] for row in group["rows"]] for group in table["groups"]] == [
+        ["Encoder", "Single frame", "Most frequent label"]
+    ] * 2
+    assert [[cell["text"] for cell in group["lead"]] for group in table["groups"]] == [
+        ["\N{MINUS SIGN}30.0", "+10.0"],
+        ["+40.0", "+50.0"],
+    ]
+    assert table["caption"].startswith("Share of 1,000 test samples")
+    assert "Single frame: the trained encoder" in table["caption"]
+    assert "Linear probe" not in table["caption"]
+
+
+def test_tasks_with_other_counts_name_theirs():
+    table = score_rows([*of_task("digit", (0.5, 0.9), 0.8), *of_task("speed", (0.6, 0.7), 0.2, n_test=900)])
+    assert table is not None
+    assert [group["note"] for group in table["groups"]] == [
+        "2,000 training and 1,000 test samples",
+        "2,000 training and 900 test samples",
+    ]
+    assert table["caption"].startswith("Share of the test samples")
