@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import count, product
 from typing import Any
 
 import torch
@@ -214,18 +214,21 @@ class _Fit:
         per_epoch = -(-len(chosen) // settings.batch_size)
         epochs = max(settings.epochs, -(-_LEAST_UPDATES // per_epoch))
         schedule = CosineSchedule(start=1.0, final=0.0, total_steps=epochs * per_epoch)
-        for step in range(epochs * per_epoch):
-            epoch, place = divmod(step, per_epoch)
-            if place == 0:
-                order = generator(settings.seed, "attentive-probe", "order", epoch)
-                batches = chosen[torch.randperm(len(chosen), generator=order)].tensor_split(per_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * schedule(step)
-            optimizer.zero_grad()
-            # A sum: no head's gradient depends on how many there are.
-            self._losses(heads, batches[place]).mean(dim=1).sum().backward()
-            optimizer.step()
+        steps = count()
+        for epoch in range(epochs):
+            for batch in self._batches(chosen, epoch, per_epoch):
+                share = schedule(next(steps))
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak"] * share
+                optimizer.zero_grad()
+                # A sum: no head's gradient depends on how many there are.
+                self._losses(heads, batch).mean(dim=1).sum().backward()
+                optimizer.step()
         return heads
+
+    def _batches(self, chosen: Tensor, epoch: int, num: int) -> tuple[Tensor, ...]:
+        order = generator(self.settings.seed, "attentive-probe", "order", epoch)
+        return chosen[torch.randperm(len(chosen), generator=order)].tensor_split(num)
 
     def _losses(self, heads: Sequence[AttentiveClassifier], chosen: Tensor) -> Tensor:
         logits, wanted = self._logits(heads, chosen)
@@ -258,11 +261,9 @@ def _choose(fit: _Fit) -> tuple[float, float, tuple[Trial, ...]]:
         return *pairs[len(pairs) // 2], ()
     heads = fit.train(order[~is_held], pairs)
     found = zip(pairs, *(values.tolist() for values in fit.judge(heads, order[is_held])))
-    sweep = tuple(Trial(*pair, accuracy, loss) for pair, accuracy, loss in found)
-    # A diverged head has no loss to compare.
-    best = max(
-        sweep, key=lambda trial: (trial.accuracy, -trial.loss if math.isfinite(trial.loss) else -math.inf)
-    )
+    sweep = tuple(Trial(*pair, accuracy=accuracy, loss=loss) for pair, accuracy, loss in found)
+    # A head that diverged may still name the commonest class.
+    best = max(sweep, key=lambda trial: (math.isfinite(trial.loss), trial.accuracy, -trial.loss))
     return best.lr, best.weight_decay, sweep
 
 
