@@ -232,13 +232,13 @@ def test_judging_and_embedding_see_the_same_clip(folder: Path) -> None:
 def test_images_and_videos_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "cat.png")
-    with pytest.raises(DataError, match="holds images and no videos.*takes images"):
+    with pytest.raises(DataError, match=r"holds images and no videos.*takes images"):
         open_videos(tmp_path / "images")
     (tmp_path / "videos").mkdir()
     write_movie(tmp_path / "videos" / "a.mp4", 4)
-    with pytest.raises(DataError, match="holds videos and no images.*takes clips"):
+    with pytest.raises(DataError, match=r"holds videos and no images.*takes clips"):
         FolderSource(tmp_path / "videos")
-    with pytest.raises(DataError, match="images are wanted.*takes clips"):
+    with pytest.raises(DataError, match=r"images are wanted.*takes clips"):
         open_data(tmp_path / "videos" / "a.mp4")
     (tmp_path / "nothing").mkdir()
     with pytest.raises(DataError, match="holds no videos"):
