@@ -41,9 +41,11 @@ def build(kind: str, dtype: str = "float64") -> nn.Module:
             "shared": {"regularizer": VCReg(), "projector": projector, "ema": None},
             "tokens": {"regularizer": VCReg(), "regularizer_pool": None, "ema": None},
             "plain": {},
+            # Two contexts of other lengths, two views: one call of the encoder.
+            "several": {"mask": [RandomMasking(0.5), RandomMasking(0.75)], "target_layers": [0]},
         }[kind]
         predictor = Predictor(encoder_dim=8, embed_dim=8, depth=1, num_heads=2, seed=3)
-        learner = IJEPA(encoder(), predictor, mask=RandomMasking(0.5, num_targets=1), **changes)
+        learner = IJEPA(encoder(), predictor, **({"mask": RandomMasking(0.5, num_targets=1)} | changes))
     return learner.to(getattr(torch, dtype))
 
 

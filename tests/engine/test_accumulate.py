@@ -60,7 +60,7 @@ def assert_same_figures(folder: Path, other: Path, tolerance: float) -> None:
             assert mine[name] == pytest.approx(other_row[name], abs=tolerance, rel=tolerance), name
 
 
-KINDS = ["views", "joint_views", "masked", "predicted", "shared", "tokens", "plain"]
+KINDS = ["views", "joint_views", "masked", "predicted", "shared", "tokens", "plain", "several"]
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -24,6 +24,7 @@ from torchjepa.engine.sharding import find_units, local, shard_like, whole
 
 JOBS: dict[str, dict[str, Any]] = {
     "plain": {"kind": "plain", "dtype": "float32"},
+    "several": {"kind": "several"},
     "plain-accumulated": {"kind": "plain", "settings": {"accumulate": 2, "clip_grad": 0.05}},
     "predicted-accumulated": {"kind": "predicted", "settings": {"accumulate": 2}},
     "views-accumulated": {"kind": "views", "settings": {"accumulate": 2}},

@@ -22,11 +22,14 @@ def results(network):
 torch.testing.assert_close(results(torch.compile(network, backend="aot_eager", fullgraph=True)), results(network))
 """
 VIT = "given = image, ids; network = ViT(patch_size=4, positions={positions}, **sizes)"
+SEGMENTS = VIT.replace("image, ids", "image, ids, None, (1, 1)")
 PREDICTOR = (
     "given = tokens[:, :2], ids, ids[:, None] + 1, grid, 1;"
     "network = {kind}(encoder_dim=16, positions={positions}, num_mask_tokens=2, **sizes)"
 )
 CASES = {
+    "sin-cos vit, two masks": SEGMENTS.format(positions="'wh'"),
+    "rotary vit, two masks": SEGMENTS.format(positions="'rope'"),
     "sin-cos vit": VIT.format(positions="'wh'"),
     "rotary vit": VIT.format(positions="'rope'"),
     "sin-cos predictor": PREDICTOR.format(kind="Predictor", positions="'thw'"),

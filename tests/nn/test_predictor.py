@@ -139,6 +139,27 @@ def test_config_and_seed():
     assert not torch.equal(predictor.mask_token, small_predictor(seed=6).mask_token)
 
 
+def test_targets_may_be_wider_than_the_context():
+    predictor = small_predictor(target_dim=30, seed=5)
+    again = Predictor(**json.loads(json.dumps(predictor.config)), seed=5).double()
+    context, context_ids, target_ids = inputs()
+    prediction = again(context, context_ids, target_ids, GRID)
+    assert prediction.shape == (2, 3, 2, 30)
+    assert torch.equal(prediction, predictor(context, context_ids, target_ids, GRID))
+    assert (predictor.encoder_dim, predictor.target_dim) == (10, 30)
+    with pytest.raises(ValueError, match="target_dim must be at least 1, got 0"):
+        small_predictor(target_dim=0)
+
+
+def test_a_config_from_before_targets_had_a_width_of_their_own():
+    old = small_predictor()
+    config = {name: value for name, value in old.config.items() if name != "target_dim"}
+    new = Predictor(**config).double()
+    new.load_state_dict(old.state_dict())
+    given = (*inputs(), GRID)
+    assert torch.equal(new(*given), old(*given))
+
+
 def test_videos_need_a_layout_with_time():
     context, context_ids, target_ids = inputs()
     with pytest.raises(ValueError, match="no 't' although the grid has 2 tokens"):

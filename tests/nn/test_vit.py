@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.nn.slow import same_with_gradients
 from torchjepa.nn import RotaryPositions, ViT, recompute_activations, sincos_positions
 from torchjepa.types import Encoder, Grid
 
@@ -236,3 +237,37 @@ def test_rotary_network_in_bfloat16_is_close(pairing):
         assert low.dtype == torch.bfloat16
         errors = (low.float() - exact).norm(dim=2) / exact.norm(dim=2)
         assert errors.max() < 0.03
+
+
+def three_masks(b, num_tokens):
+    """Ids of 5, 1 and 3 tokens a sample, some of them in more than one mask."""
+    order = [torch.rand(b, num_tokens).argsort(1) for _ in range(3)]
+    return [each[:, :length].sort(1).values for each, length in zip(order, (5, 1, 3))]
+
+
+@pytest.mark.parametrize("positions", ["thw", RotaryPositions(), RotaryPositions(pairing="released")])
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_segments_are_masks_of_their_own(positions, recomputes):
+    torch.manual_seed(0)
+    vit = small_vit(patch_size=(2, 4, 4), positions=positions).double()
+    x = torch.randn(2, 3, 4, 8, 12, dtype=torch.float64, requires_grad=True)
+    masks = three_masks(2, 12)
+    alone = torch.cat([vit(x, ids) for ids in masks], dim=1)
+    if recomputes:
+        recompute_activations(vit)
+    together = vit(x, torch.cat(masks, dim=1), segments=[5, 1, 3])
+    same_with_gradients(together, alone, [x, *vit.parameters()])
+
+
+def test_segments_in_bfloat16_are_close():
+    vit, x, masks = small_vit(), torch.randn(2, 3, 16, 16), three_masks(2, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        together = vit(x, torch.cat(masks, dim=1), segments=[5, 1, 3])
+    alone = torch.cat([vit(x, ids) for ids in masks], dim=1)
+    torch.testing.assert_close(together.float(), alone, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("segments", [[5, 1], [9, 0], [], [10]])
+def test_segments_that_do_not_add_up(segments):
+    with pytest.raises(ValueError, match="segments must be positive and add up to the 9 tokens"):
+        small_vit()(torch.randn(2, 3, 16, 16), torch.cat(three_masks(2, 16), dim=1), segments=segments)

@@ -70,7 +70,7 @@ class Predictor(nn.Module):
     ) -> None:
         super().__init__()
         positions = resolve_positions(positions)
-        self._check(depth, positions, num_mask_tokens)
+        self._check(depth, positions, num_mask_tokens, target_dim)
         self.encoder_dim = encoder_dim
         self.target_dim = encoder_dim if target_dim is None else target_dim
         self._config: dict[str, Any] = {
@@ -94,7 +94,7 @@ class Predictor(nn.Module):
         token_std = 0.02 if isinstance(init_std, FanInStd) else init_std
         fill_normal(self.mask_token, token_std, rng.generator(seed, "init", "mask token"))
 
-    def _check(self, depth: int, positions: Positions, num_mask_tokens: int) -> None:
+    def _check(self, depth: int, positions: Positions, num_mask_tokens: int, target_dim: int | None) -> None:
         name = type(self).__name__
         if depth < 1:
             raise ValueError(
@@ -108,6 +108,10 @@ class Predictor(nn.Module):
         if num_mask_tokens < 1:
             raise ValueError(
                 f"{name}: num_mask_tokens must be at least 1, got {num_mask_tokens}; targets are asked for by one."
+            )
+        if target_dim is not None and target_dim < 1:
+            raise ValueError(
+                f"{name}: target_dim must be at least 1, got {target_dim}; leave it out for encoder_dim."
             )
 
     @property
