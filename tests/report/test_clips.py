@@ -21,7 +21,7 @@ from torchjepa.masking import RandomMasking, TubeMasking
 from torchjepa.report import Gatherer, ReportMaterial, load_material, write_report
 from torchjepa.report.clips import CONTEXT, NEITHER, TARGET, mask_states, spaced
 from torchjepa.report.clips_section import clip_sheets, draw_state, film_strip, map_sheets, mask_section
-from torchjepa.report.pictures import BLOCK_COLOURS, frame_uri, principal_colours
+from torchjepa.report.pictures import BLOCK_COLOURS, enlarge, frame_uri, principal_colours
 from torchjepa.types import Batch, Grid, Masks
 
 PREPROCESSING = Preprocessing(
@@ -186,14 +186,16 @@ def test_every_column_names_its_frames(material):
     assert sheet["head"] == [f"{i}\N{EN DASH}{i + 1}" for i in range(1, 16, 2)]
     assert [row["name"] for row in sheet["rows"]] == ["Clip 1", "Encoder", "Untrained"]
     first = material.clip_maps.clips[0]
-    assert [cell["image"] for cell in sheet["rows"][0]["cells"]] == [frame_uri(f) for f in first[::2]]
+    assert [cell["image"] for cell in sheet["rows"][0]["cells"]] == [
+        frame_uri(enlarge(f, 128)) for f in first[::2]
+    ]
 
 
 def test_a_strip_has_its_frames_side_by_side():
-    frames = np.zeros((3, 4, 5, 3), np.uint8) + np.arange(3, dtype=np.uint8)[:, None, None, None]
+    frames = np.zeros((3, 48, 40, 3), np.uint8) + np.arange(3, dtype=np.uint8)[:, None, None, None]
     data = base64.b64decode(film_strip(frames).removeprefix("data:image/png;base64,"))
     strip = np.asarray(Image.open(io.BytesIO(data)))
-    assert strip[0, :, 0].tolist() == [0] * 5 + [128] * 2 + [1] * 5 + [128] * 2 + [2] * 5
+    assert strip[0, :, 0].tolist() == [0] * 80 + [128] * 2 + [1] * 80 + [128] * 2 + [2] * 80
 
 
 def test_the_smaller_of_two_formats_is_taken():

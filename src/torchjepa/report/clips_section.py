@@ -16,7 +16,7 @@ from torchjepa.report.plots import Line, draw_lines
 
 _MAX_FRAMES, _MAX_STEPS = 16, 8
 _GAP = 2  # grey pixels between the frames of a strip
-_SIDE = 128  # pixels of a frame with its mask
+_SIDE, _STRIP_SIDE = 128, 96  # pixels of a frame on the page, at least
 _TARGET, _NEITHER = np.array(BLOCK_COLOURS[0]), np.array([128, 128, 128])
 
 
@@ -33,7 +33,7 @@ def clip_sheets(examples: ClipExamples) -> dict[str, Any]:
         rows = []
         for index, clip in enumerate(video, start=1):
             name = f"Video {number}" + (f", clip {index}" if num_clips > 1 else "")
-            cells = [_cell(frame_uri(clip[i]), f"{name}, frame {i + 1}") for i in shown]
+            cells = [_cell(_frame(clip[i]), f"{name}, frame {i + 1}") for i in shown]
             rows.append({"name": name, "note": "", "cells": cells})
         sheets.append({"columns": min(8, len(shown)), "unit": "", "head": [], "rows": rows})
     which = "All" if len(shown) == num_frames else f"{len(shown)} of the"
@@ -69,7 +69,7 @@ def _mask_sheet(
 ) -> dict[str, Any]:
     frames = _first_frames(clip, states.shape[1])
     heads = _heads(len(clip), states.shape[1])
-    rows = [_row(title, "", [_cell(frame_uri(frames[s]), f"{title}, frames {heads[s]}") for s in steps])]
+    rows = [_row(title, "", [_cell(_frame(frames[s]), f"{title}, frames {heads[s]}") for s in steps])]
     for name, state in zip(names, states):
         cells = [
             _cell(
@@ -152,7 +152,7 @@ def map_sheets(maps: ClipMaps) -> dict[str, Any]:
     ):
         frames = _first_frames(clip, num_steps)
         title = f"Clip {number}"
-        rows = [_row(title, "", [_cell(frame_uri(frames[s]), f"{title}, frames {heads[s]}") for s in steps])]
+        rows = [_row(title, "", [_cell(_frame(frames[s]), f"{title}, frames {heads[s]}") for s in steps])]
         for name, colours in {"Encoder": encoder, "Untrained": untrained}.items():
             alts = (f"{name}, {title.lower()}, frames {heads[s]}" for s in steps)
             rows.append(
@@ -170,8 +170,13 @@ def film_strip(frames: Pictures) -> str:
     Args:
         frames: uint8 `[num_frames, height, width, 3]`.
     """
-    spaced_out = np.pad(frames, ((0, 0), (0, 0), (0, _GAP), (0, 0)), constant_values=128)
+    large = np.stack([enlarge(frame, _STRIP_SIDE) for frame in frames])
+    spaced_out = np.pad(large, ((0, 0), (0, 0), (0, _GAP), (0, 0)), constant_values=128)
     return frame_uri(np.concatenate(list(spaced_out), axis=1)[:, :-_GAP])
+
+
+def _frame(frame: Pictures) -> str:
+    return frame_uri(enlarge(frame, _SIDE))
 
 
 def _first_frames(clip: Pictures, num_steps: int) -> Pictures:
