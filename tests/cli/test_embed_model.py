@@ -120,3 +120,18 @@ def test_wrong_calls_are_named(jepa: Jepa, empty_folder: Path) -> None:
     assert "encoders of videos" in jepa("embed", *IMAGES, "--data", photos, "--window", 4).err
     (empty_folder / "none").mkdir()
     assert "holds nothing to encode" in jepa("embed", *VIDEOS, "--data", "none").err
+
+
+def test_one_video_is_embedded_window_by_window(
+    jepa: Jepa, empty_folder: Path, movies: Path, video_model: torchjepa.hub.Pretrained
+) -> None:
+    one = movies / "run" / "a.mp4"
+    flags = ("--window", 4, "--stride", 2, "--out", "one.npz")
+    done = jepa("embed", *VIDEOS, "--data", one, *flags)
+    assert done.code == 0, done.err
+    ids, labels, features = read(empty_folder / "one.npz")
+    assert done.out.splitlines()[-1] == f"Wrote the features of {len(ids)} windows of 1 video to one.npz"
+    assert all(name.startswith(f"{one}@") for name in ids)
+    assert set(labels) == {""}
+    encoded = video_model.encode(one, window=4, stride=2, precision="32")
+    torch.testing.assert_close(features, encoded.features, atol=1e-5, rtol=1e-5)

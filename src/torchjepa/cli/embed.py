@@ -31,7 +31,7 @@ class EmbedCommand:
     """
 
     data: str
-    """Folder of images or videos at any depth, or an .npz / .npy array of images."""
+    """Folder of images or videos at any depth, one video, or an .npz / .npy array of images."""
     run: Annotated[str | None, tyro.conf.Positional] = None
     """Run folder, runs/digits say."""
     model: str | None = None
@@ -157,16 +157,18 @@ def _embed_videos(
 ) -> tuple[str, ErrorLog]:
     from torchjepa.data import ErrorLog
     from torchjepa.evaluation import write_features
-    from torchjepa.hub.samples import folder_names, is_video
+    from torchjepa.hub.samples import file_names, is_video
 
-    names = folder_names(Path(command.data), num_axes=3)
+    names = file_names(Path(command.data), num_axes=3)
     errors = ErrorLog(error_file, len(names), max_fraction=command.max_data_errors)
-    classes = sorted({_top(names[i]) for i in range(len(names))} - {""})
+    folders = Path(command.data).is_dir()
+    classes = sorted({_top(names[i]) for i in range(len(names))} - {""}) if folders else []
     rows: list[str] = []
     chunks = _encode_videos(command, opened, device, errors, classes, rows)
     num = write_features(out, chunks, name=rows.__getitem__, classes=classes)
-    kind = "videos" if is_video(names[0]) else "images, each shown as a still clip,"
-    read = f"{len(names) - len(errors)} {kind}"
+    total = len(names) - len(errors)
+    kind = f"video{'s' * (total != 1)}" if is_video(names[0]) else "images, each shown as a still clip,"
+    read = f"{total} {kind}"
     return read if command.window is None else f"{num} windows of {read}", errors
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack
 
 import torch
@@ -245,17 +246,20 @@ def _seconds(batch: list[Sample]) -> Tensor | None:
 
 
 def _shown(samples: Iterator[Sample], total: int | None) -> Iterator[Sample]:
-    """The samples, with a progress bar that counts inputs, not the windows of each."""
+    """The samples, with a progress bar that counts inputs and says how far into a video the last window is."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn("Encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    place = TextColumn("{task.fields[place]}")
+    columns = TextColumn("Encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), place
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task, last = bar.add_task("Encoding", total=total), None
+        task, last = bar.add_task("Encoding", total=total, place=""), None
         for sample in samples:
-            if sample.name != last:
-                last = sample.name
+            if last is not None and sample.name != last:
                 bar.advance(task)
+            last = sample.name
+            if sample.seconds is not None:
+                bar.update(task, place=f"{last} {timedelta(seconds=int(sample.seconds[1]))}")
             yield sample
 
 

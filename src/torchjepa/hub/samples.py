@@ -214,16 +214,18 @@ def expand(inputs: Any, num_axes: int) -> Iterator[tuple[str, Item]]:
         )
 
 
-def folder_names(folder: Path, num_axes: int) -> list[str] | Names:
+def file_names(folder: Path, num_axes: int) -> list[str] | Names:
     """What is encoded of a folder: the videos below it for a network that takes clips, or where it has none images.
 
     Args:
-        folder: the folder.
+        folder: the folder, or a single file.
         num_axes: of an input behind its channels.
 
     Raises:
         DataError: it holds neither.
     """
+    if folder.is_file():
+        return [str(folder)]
     videos = find_videos(folder) if num_axes == 3 else []
     names = videos or index_folder(str(folder)).names
     if not len(names):
@@ -235,9 +237,9 @@ def folder_names(folder: Path, num_axes: int) -> list[str] | Names:
 
 
 def count(inputs: Any, num_axes: int) -> int | None:
-    """How many files a folder has, or items a list; `None` of anything else."""
-    if isinstance(inputs, (str, os.PathLike)) and Path(inputs).is_dir():
-        return len(folder_names(Path(inputs), num_axes))
+    """How many files a path stands for, or items a list has; `None` of anything else."""
+    if isinstance(inputs, (str, os.PathLike)) and Path(inputs).exists():
+        return len(file_names(Path(inputs), num_axes))
     return len(inputs) if isinstance(inputs, (list, tuple, ImageSource)) else None
 
 
@@ -254,7 +256,7 @@ def _expand_path(path: Path, num_axes: int) -> Iterator[tuple[str, Item]]:
     if not path.is_dir():
         yield str(path), path
         return
-    names = folder_names(path, num_axes)
+    names = file_names(path, num_axes)
     yield from ((names[i], path / names[i]) for i in range(len(names)))
 
 
