@@ -7,7 +7,6 @@ description, whose encoder embeds every patch of the clip before it picks the vi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -50,15 +49,14 @@ class MaskByMask(VJEPA):
     def embed(self, batch: Batch, step: int) -> Embedded:
         clips = batch.views[0]
         grid = self.encoder.grid(clips.shape[2:])
-        wanted: Sequence[Tensor] = ()
-        losses = []
+        wanted, losses = None, []
         for index in range(len(self.masks)):
-            if not (wanted and self.target_once):
+            if wanted is None or not self.target_once:
                 with torch.no_grad():
                     full = self.target_encoder(clips)
-                    wanted = (F.layer_norm(full, full.shape[-1:]),)
+                    wanted = F.layer_norm(full, full.shape[-1:])
             masks = self.draw_masks(grid, batch, step, index=index)
             context = encode(self.encoder, clips, masks.context)
             predicted = self.predictor(context, masks.context, masks.targets, grid, index)
-            losses.append((predicted[:, 0] - pick(wanted[0], masks.targets[:, 0])).abs().mean())
+            losses.append((predicted[:, 0] - pick(wanted, masks.targets[:, 0])).abs().mean())
         return Embedded((), Loss(torch.stack(losses).mean()))
