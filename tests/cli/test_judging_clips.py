@@ -66,7 +66,7 @@ def test_every_task_is_judged_against_every_baseline_and_each_side_read_once(
     assert len(read) == 90
     assert set(read.values()) == {1}
     assert encoder.training
-    assert told == ["The raw-pixel baseline is judged at 8 frames of 32 x 32 pixels."]
+    assert told == ["The raw-pixel baseline is judged at 8 frames of 16 x 16 pixels."]
     clips = torch.stack([read_input(judge.split.test, i, PREPROCESSING) for i in range(30)])
     still = clips[:, :, 8:9].repeat(1, 1, 16, 1, 1)
     with torch.no_grad():
@@ -117,8 +117,8 @@ def test_pixels_of_clips_are_evenly_spaced_frames_of_bounded_size() -> None:
     found = pixels_of(long).view(2, CLIP_FRAMES, 3, CLIP_SIDE, CLIP_SIDE)
     expected = torch.arange(2.0, 32, 4)  # the middle of every four
     torch.testing.assert_close(found, expected.view(1, 8, 1, 1, 1).expand_as(found), rtol=1e-5, atol=1e-5)
-    assert pixel_limit(replace(PREPROCESSING, num_frames=8)) is None
-    assert pixel_limit(replace(PREPROCESSING, num_frames=4, image_size=224)) == "4 frames of 32 x 32 pixels"
+    assert pixel_limit(replace(PREPROCESSING, num_frames=8, image_size=16)) is None
+    assert pixel_limit(replace(PREPROCESSING, num_frames=4, image_size=224)) == "4 frames of 16 x 16 pixels"
 
 
 def test_several_clips_are_stretches_of_the_video_from_its_beginning_to_its_end() -> None:

@@ -98,6 +98,18 @@ def test_the_card_says_what_is_not_known(tmp_path, run):
     assert "Not recorded" in (save(image_source(), tmp_path / "a") / "README.md").read_text()
     (run / "scores.json").unlink()
     assert "Not judged" in (save(image_source(), tmp_path / "b", run=run) / "README.md").read_text()
+
+
+def test_the_card_of_a_video_run_has_a_row_for_each_task(tmp_path, run):
+    rows = (
+        ("knn", "encoder", 0.75, "verb"),
+        ("knn", "frame", 0.5, "verb"),
+        ("attentive", "encoder", 1, "noun"),
+    )
+    write_scores(run / "scores.json", [Score(probe, name, x, 9, 4, task) for probe, name, x, task in rows])
+    card = (save(image_source(), tmp_path / "b", run=run) / "README.md").read_text()
+    assert "| task | probe | encoder | frame |" in card
+    assert "| verb | knn | 75.0 | 50.0 |\n| noun | attentive | 100.0 | - |" in card
     (run / "run.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         save(image_source(), tmp_path / "c", run=run)

@@ -14,7 +14,7 @@ from torchjepa.data import Preprocessing, VideoInfo, VideoSource
 
 # Larger inputs are shrunk for the raw-pixel baseline: 50,000 at 224 x 224 in colour would take 30 GB.
 PIXEL_SIDE = 64
-CLIP_SIDE = 32
+CLIP_SIDE = 16  # of 2,000 moving digits a linear probe knows as much as at 32 x 32, in a fifth of the time
 CLIP_FRAMES = 8
 
 
@@ -29,7 +29,7 @@ def hold_middle(encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
 
 
 def pixels_of(views: Tensor) -> Tensor:
-    """The input itself, at most 64 x 64 pixels of an image and 8 frames of 32 x 32 of a clip: `[b, 1, values]`.
+    """The input itself, at most 64 x 64 pixels of an image and 8 frames of 16 x 16 of a clip: `[b, 1, values]`.
 
     Args:
         views: `[b, c, h, w]` or `[b, c, t, h, w]`; frames are taken evenly, each at the middle of its share, and

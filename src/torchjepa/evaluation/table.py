@@ -67,7 +67,7 @@ def _of_several(scores: Sequence[Score]) -> Table:
         for probe in probes:
             cells = [_percent(value.get((task, probe, name))) for name in names]
             lead = [_lead(scores, probe, task)] if "encoder" in names else []
-            first, last = probe == probes[0], probe == probes[-1]
+            first, last = probe == probes[0], probe == probes[-1] != probes[0]
             table.add_row(task if first else "", _NAMES.get(probe, probe), *cells, *lead, end_section=last)
     return table
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from torchjepa.data import Preprocessing
 from torchjepa.engine import RunFolder
-from torchjepa.evaluation.judge import BASELINES, PROBES, Score, read_scores
+from torchjepa.evaluation.judge import BASELINES, PROBES, read_scores, tasks_in
 
 # Places on somebody's disk, and what changes nothing in the weights.
 _PRIVATE = {"path", "data", "test_data", "name", "runs", "num_workers"}
@@ -126,20 +127,21 @@ def _scores(path: Path) -> str:
     scores = read_scores(path) if path.is_file() else []
     if not scores:
         return "## Scores\n\nNot judged: there are no labels to judge with.\n"
-    columns = ("encoder", *BASELINES)
-    probes = [probe for probe in PROBES if any(score.probe == probe for score in scores)]
-    rows = [(probe, *(_percent(scores, probe, features) for features in columns)) for probe in probes]
+    several = len(tasks_in(scores)) > 1
+    columns = [name for name in ("encoder", *BASELINES) if any(score.features == name for score in scores)]
+    rows = []
+    for task, probe in product(tasks_in(scores), PROBES):
+        found = {each.features: each.score for each in scores if (each.task, each.probe) == (task, probe)}
+        if found:
+            cells = (f"{100 * found[name]:.1f}" if name in found else "-" for name in columns)
+            rows.append((*((task,) if several else ()), probe, *cells))
     first = scores[0]
     return (
         f"## Scores\n\nAccuracy in %, on {first.n_test} test samples after {first.n_train} training samples; "
-        "`untrained` is the same network before training, `pixels` its input, `majority` the commonest label.\n\n"
-        + _table(("probe", *columns), rows)
+        "`untrained` is the same network before training, `pixels` its input, `majority` the commonest label"
+        + ("; `frame` the encoder that sees the middle frame alone.\n\n" if "frame" in columns else ".\n\n")
+        + _table((*(("task",) if several else ()), "probe", *columns), rows)
     )
-
-
-def _percent(scores: Sequence[Score], probe: str, features: str) -> str:
-    found = [score.score for score in scores if (score.probe, score.features) == (probe, features)]
-    return f"{100 * found[0]:.1f}" if found else "-"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
