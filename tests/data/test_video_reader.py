@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import tracemalloc
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -12,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.movies import numbers, write_movie, write_scene
-from torchjepa.data import VideoReader
+from torchjepa.data import VideoReader, clip_windows
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +123,23 @@ def test_a_clock_as_coarse_as_the_frames_is_no_step_ahead(tmp_path: Path) -> Non
     with VideoReader(path) as video:
         found = [frame.pixels for frame in video.frames_at((i + 0.5) / 8 for i in range(24))]
     assert numbers(np.stack(found)) == list(range(24))
+
+
+@pytest.mark.slow
+def test_an_hour_is_read_in_windows_and_clips_with_level_memory(tmp_path: Path) -> None:
+    path = write_movie(tmp_path / "hour.mp4", 36_000, rate=10, keyframe_every=100)
+
+    def grown(num_windows: int) -> float:
+        tracemalloc.start()
+        for _ in islice(clip_windows(path, 16, stride=8, frame_rate=4), num_windows):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    grown(20)
+    few = grown(20)
+    assert grown(1800) - few < 8e6  # an index of 36,000 packets, and no frames
+    with VideoReader(path, num_threads=1) as video:
+        assert numbers(np.stack([frame.pixels for frame in video.frames_at([3590.05])])) == [35_900 % 25]
+        assert video.num_decoded < 110

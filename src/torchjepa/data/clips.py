@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torchjepa.data.transforms import (
     Crops,
     Preprocessing,
     SampleKeys,
+    ViewTransform,
     check_crop,
     crop_boxes,
     resize_crop,
@@ -26,6 +27,15 @@ from torchjepa.data.transforms import (
 
 USUAL_RATE = 25.0  # of a file that does not say its own
 _FUZZ = 1e-6  # of a frame: durations are sums of rounded numbers
+
+
+@runtime_checkable
+class ReadingTransform(ViewTransform, Protocol):
+    """A transform that chooses what is read of a sample, as a clip is chosen of a video."""
+
+    def read(self, source: VideoSource, index: int, keys: SampleKeys) -> Crops:
+        """The crops of one sample, in a worker; each tensor `[v, 1, ...]`, joined to a batch along axis 1."""
+        ...
 
 
 @dataclass(frozen=True)

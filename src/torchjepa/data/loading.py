@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from torchjepa.data.clips import middle_clip
+from torchjepa.data.clips import ReadingTransform, middle_clip
 from torchjepa.data.errors import DataError, DecodeError, ErrorLog, WorkerKilledError
 from torchjepa.data.source import ImageSource, Source, VideoSource
-from torchjepa.data.transforms import Crops, Preprocessing, ReadingTransform, SampleKeys, ViewTransform
+from torchjepa.data.transforms import Crops, Preprocessing, SampleKeys, ViewTransform
 from torchjepa.rng import uniforms
 from torchjepa.types import Batch, BatchKeys
 
@@ -202,7 +202,7 @@ class _TrainingSamples(Dataset[_Raw]):
     def _read_one(self, epoch: int, index: int) -> Any:
         if isinstance(self.transform, ReadingTransform):
             keys = _sample_keys(self.seed, (epoch,), np.asarray([index]))
-            return self.transform.read(self.source, index, keys)
+            return self.transform.read(cast(VideoSource, self.source), index, keys)
         return cast(ImageSource, self.source).read(index)
 
 

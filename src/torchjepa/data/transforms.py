@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -63,15 +63,6 @@ class ViewTransform(Protocol):
 
     def finish(self, crops: Crops, keys: SampleKeys) -> tuple[Tensor, ...]:
         """The photometric part, on the device of the crops: normalised views `[b, c, h, w]`, in order."""
-        ...
-
-
-@runtime_checkable
-class ReadingTransform(ViewTransform, Protocol):
-    """A transform that chooses what is read of a sample, as a clip is chosen of a video."""
-
-    def read(self, source: Any, index: int, keys: SampleKeys) -> Crops:
-        """The crops of one sample, in a worker; each tensor `[v, 1, ...]`, joined to a batch along axis 1."""
         ...
 
 

@@ -50,7 +50,7 @@ class OpenVideo(Protocol):
     def __enter__(self) -> OpenVideo: ...
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
 
@@ -253,7 +253,7 @@ def find_frames(
     latest = max(end - frame / 2, start)
     times = [np.clip(clip + start, start, latest) for clip in choose(VideoInfo(end - start, rate))]
     wanted, places = np.unique(np.concatenate(times), return_inverse=True)
-    kept, seconds, last = [], [], None
+    kept, seconds, last, value = [], [], None, None
     for found in video.frames_at(wanted.tolist()):
         if found is not last:
             last, value = found, found.pixels if keep is None else keep(found.pixels)

@@ -72,10 +72,15 @@ class VideoReader:
         if num_threads is not None:
             self._stream.thread_count = num_threads
         self._start = self._stream.start_time or 0
-        self._frame = (
-            1 / (self._stream.average_rate or Fraction(25)) / self._stream.time_base
-        )  # usual, in ticks
+        self._ticks = 1 / self._stream.time_base  # in a second, and in a usual frame
+        self._frame = max(1, round(self._ticks / (self._stream.average_rate or 25)))
+        # A file's clock rounds: half a tick late is in time, unless that is a good part of a frame.
+        self._slack = min(0.5, self._frame / 4)
         self._reformatter = self._av.video.reformatter.VideoReformatter()
+        # To start threads for a small frame takes ten times as long as the frame; older PyAV starts none.
+        self._on_one_thread = (
+            {"threads": 1} if "threads" in (self._reformatter.reformat.__doc__ or "") else {}
+        )
         self._targets: _Targets | None = None
         self._skips = self._is_thinned = False
         self._demux()
@@ -129,7 +134,7 @@ class VideoReader:
             DecodeError: the file is damaged.
         """
         self._continue()
-        targets = self._targets = _Targets(self._target(Fraction(time)) for time in times)
+        targets = self._targets = _Targets(self._target(time) for time in times)
         last, frame = None, None
         try:
             while (target := targets.first()) is not None:
@@ -143,9 +148,8 @@ class VideoReader:
         finally:
             self._targets, self._is_thinned = None, not targets.is_exhausted
 
-    def _target(self, time: Fraction) -> int:
-        # A file's clock rounds: half a tick late is in time, unless that is a good part of a frame.
-        return floor(self._start + time / self._stream.time_base + min(Fraction(1, 2), self._frame / 4))
+    def _target(self, time: float | Fraction) -> int:
+        return floor(self._start + time * self._ticks + self._slack)
 
     def _duration(self) -> Fraction:
         if self._stream.duration is not None:
@@ -174,7 +178,8 @@ class VideoReader:
         if (
             len(index) and index[len(index) - 1].timestamp >= target
         ):  # some formats index only what has been read
-            place = index.search_timestamp(target, backward=True)
+            # It says when keyframes are decoded, which is before they are shown.
+            place = index.search_timestamp(target - self._packets.delay, backward=True)
             return place >= 0 and index[place].timestamp > self._following.pts + _LEAST_SAVED * self._frame
         return (target - self._following.pts) * self._stream.time_base > self._least_jump
 
@@ -240,7 +245,8 @@ class VideoReader:
         pixels = self._guard(lambda: self._convert(self._shown))
         turns = round(self._shown.rotation / 90)
         pixels = np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
-        return Frame(float(self._seconds(self._shown.pts)), pixels)
+        base = self._stream.time_base
+        return Frame((self._shown.pts - self._start) * base.numerator / base.denominator, pixels)
 
     def _convert(self, frame: Any) -> NDArray[np.uint8]:
         factor = max(1, min(frame.width, frame.height) // self.min_size) if self.min_size else 1
@@ -251,15 +257,13 @@ class VideoReader:
             height=frame.height // factor,
             format="gray" if gray else "rgb24",
             interpolation="BILINEAR" if factor == 1 else "AREA",
+            **self._on_one_thread,
         )
         pixels = converted.to_ndarray()
         return pixels[:, :, None] if gray else pixels
 
-    def _seconds(self, pts: int) -> Fraction:
-        return (pts - self._start) * self._stream.time_base
-
     def _end_of_shown(self) -> int:
-        return self._shown.pts + (self._shown.duration or max(1, round(self._frame)))
+        return self._shown.pts + (self._shown.duration or self._frame)
 
     def _guard(self, action: Callable[[], Any]) -> Any:
         try:
@@ -304,6 +308,7 @@ class _Packets:
     def __init__(self, packets: Iterator[Any]) -> None:
         self._packets = packets
         self._ahead, self._behind = deque[Any](), deque[int]()
+        self.delay = 0  # ticks from the decoding of the first to its appearance
         self._known: list[int] = []  # when the frames of both appear, sorted
 
     def next(self, look_ahead: bool) -> Any:
@@ -312,6 +317,8 @@ class _Packets:
                 break
             self._ahead.append(packet)
             if packet.pts is not None:
+                if not self._known and packet.dts is not None:
+                    self.delay = max(0, packet.pts - packet.dts)
                 insort(self._known, packet.pts)
         if not self._ahead:
             return None
