@@ -91,11 +91,11 @@ class Judge:
         return self.preprocessing.num_frames is not None
 
     def features(self, encoder: nn.Module) -> tuple[Features, Features]:
-        """Pooled features of the training and the test samples under an encoder."""
-        pool = pool_by_name(self.pool)
+        """Pooled features of the training and the test samples under an encoder; of videos by one clip each."""
+        pool, streams = pool_by_name(self.pool), replace(self, num_clips=1)._streams()
         with self._autocast():
             train, test = (
-                extract_features(encoder, stream, device=self.device, pool=pool) for stream in self._streams()
+                extract_features(encoder, stream, device=self.device, pool=pool) for stream in streams
             )
         return train, test
 

@@ -131,7 +131,7 @@ class _Judging:
                 f"kNN: only {len(train)} labelled training samples, so k = {len(train)} instead of {self.k}."
             )
         found = []
-        for probe in sorted(probes, key=PROBES.index):
+        for probe in sorted(set(probes), key=PROBES.index):
             for name, pair in pairs.items():
                 if probe == "attentive" and name not in tokens:
                     continue
