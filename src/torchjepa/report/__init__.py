@@ -1,7 +1,9 @@
-"""The static page of a run: curves, scores, spectrum, masks, patch features and neighbours in one file."""
+"""The static page of a run: curves, scores, spectrum, masks, features and neighbours in one file."""
 
 from torchjepa.report.gather import Gatherer
 from torchjepa.report.material import (
+    ClipExamples,
+    ClipMaps,
     MaskExamples,
     NeighbourExamples,
     PatchMaps,
@@ -12,6 +14,8 @@ from torchjepa.report.material import (
 from torchjepa.report.page import write_report
 
 __all__ = [
+    "ClipExamples",
+    "ClipMaps",
     "Gatherer",
     "MaskExamples",
     "NeighbourExamples",
