@@ -5,7 +5,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from torchjepa.data import DigitsSource
-from torchjepa.data.procedural.digits import _strokes, digits_of, enlarge
+from torchjepa.data.procedural.digits import _enlarge, _strokes, digits_of
 from torchjepa.rng import uniforms
 
 
@@ -50,7 +50,7 @@ def test_a_digit_is_enlarged_bilinearly_where_it_was_put():
     digit = np.zeros((8, 8), dtype=np.float32)
     digit[2, 5] = 1.0
     side, corner = 16.0, (0.25, 0.75)
-    drawn = enlarge(torch.from_numpy(digit)[None], torch.tensor([side]), torch.tensor([corner]))[0]
+    drawn = _enlarge(torch.from_numpy(digit)[None], torch.tensor([side]), torch.tensor([corner]))[0]
     for row in range(32):
         for column in range(32):
             v = (row + 0.5 - corner[0] * (32 - side)) / side * 8 - 0.5

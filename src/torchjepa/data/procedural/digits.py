@@ -105,7 +105,7 @@ class DigitsSource:
     def _draw_canvases(self, digits: NDArray[np.float32], ids: NDArray[np.int64]) -> Tensor:
         place = torch.from_numpy(self._draw("place", ids, 4).astype(np.float32))
         side, contrast = 10 + 6 * place[:, 0], 0.6 + 0.4 * place[:, 1]
-        ink = contrast[:, None, None] * enlarge(torch.from_numpy(digits), side, place[:, 2:4])
+        ink = contrast[:, None, None] * _enlarge(torch.from_numpy(digits), side, place[:, 2:4])
         if self.num_strokes:
             draws = self._draw("strokes", ids, self.num_strokes * _DRAWS_OF_STROKE).astype(np.float32)
             strokes = _strokes(torch.from_numpy(draws).view(len(ids), self.num_strokes, _DRAWS_OF_STROKE))
@@ -129,10 +129,9 @@ def digits_of(split: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return images[chosen], targets[chosen]
 
 
-def enlarge(
+def _enlarge(
     digits: Float[Tensor, "b h w"], side: Float[Tensor, " b"], corner: Float[Tensor, "b 2"]
 ) -> Float[Tensor, "b y x"]:
-    """Digits `[b, 8, 8]` on black canvases, `side` pixels large, at `corner` shares of the room that is left."""
     # Bilinear, as two small matrix products: canvas = W_y digit W_x^T with W[i, k] = max(0, 1 - |u_i - k|),
     # where u_i is the place of pixel i in the digit's own pixels, beyond whose outermost centres it fades
     # to nothing.

@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
-from torchjepa.data.procedural.digits import digits_of, enlarge
+from torchjepa.data.procedural.digits import digits_of
 from torchjepa.data.source import ChooseTimes, Task, VideoInfo
 from torchjepa.rng import uniforms
 
@@ -97,7 +94,7 @@ class MovingDigitsSource:
             "speed": Task(tuple(map(str, _SPEEDS)), speeds),
         }
         self.classes, self.labels = self.tasks["digit"].classes, self.tasks["digit"].labels
-        self._digits = torch.from_numpy(digits[chosen])
+        self._digits = digits[chosen]
         units = np.asarray(list(_DIRECTIONS.values()), dtype=np.float64)
         units /= np.linalg.norm(units, axis=1, keepdims=True)
         self._velocities = units[directions] * np.asarray(_SPEEDS)[speeds, None]
@@ -130,12 +127,10 @@ class MovingDigitsSource:
         room = _CANVAS - size
         seconds = (np.arange(_NUM_FRAMES) - _MIDDLE) / _FRAME_RATE
         corners = _fold(self._places[index, 2:] * room + self._velocities[index] * seconds[:, None], room)
-        sides = torch.full((_NUM_FRAMES,), size, dtype=torch.float32)
-        shares = torch.from_numpy((corners / room).astype(np.float32))
-        ink = enlarge(self._digits[index].expand(_NUM_FRAMES, -1, -1), sides, shares).mul_(contrast)
+        ink = _enlarge(self._digits[index] * np.float32(255 * contrast), size, corners)
         if self.bar:
             ink *= 1 - _bar(self._bars[index])
-        return ink.mul_(255).round_().to(torch.uint8).numpy()[..., None]
+        return np.rint(ink).astype(np.uint8)[..., None]
 
     def fingerprint(self) -> dict[str, object]:
         """How the videos were made."""
@@ -159,11 +154,19 @@ def _fold(places: NDArray[np.float64], room: float) -> NDArray[np.float64]:
     return room - np.abs(room - places % (2 * room))
 
 
-def _bar(draws: NDArray[np.float64]) -> Float[Tensor, "y x"]:
-    """Which share of each pixel a bar covers."""
+def _enlarge(digit: NDArray[np.float32], size: float, corners: NDArray[np.float64]) -> NDArray[np.float32]:
+    """A digit `[8, 8]`, `size` pixels large, with its corner at each of `corners` `[t, 2]`: `[t, 32, 32]`."""
+    # As in `DigitsSource`, but for one digit at a time: on so little NumPy takes a quarter of torch's time.
+    pixels, cells = np.arange(_CANVAS) + 0.5, np.arange(len(digit), dtype=np.float32)
+    places = ((pixels - corners[:, :, None]) * (len(digit) / size) - 0.5).astype(np.float32)
+    weights = np.maximum(1 - np.abs(places[..., None] - cells), 0)
+    return weights[:, 0] @ digit @ weights[:, 1].transpose(0, 2, 1)
+
+
+def _bar(draws: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Which share of each column, or of each row, a bar covers: `[1, 32]` or `[32, 1]`."""
     width = 3 + 3 * draws[0]
     start = draws[1] * (_CANVAS - width)
-    pixels = np.arange(_CANVAS, dtype=np.float32)
-    line = (np.minimum(pixels + 1, start + width) - np.maximum(pixels, start)).clip(0, 1)
-    rows = line[None, :] if draws[2] < 0.5 else line[:, None]
-    return torch.from_numpy(np.broadcast_to(rows, (_CANVAS, _CANVAS)).astype(np.float32))
+    pixels = np.arange(_CANVAS)
+    line = np.minimum(pixels + 1, start + width) - np.maximum(pixels, start)
+    return line.clip(0, 1).astype(np.float32).reshape((1, -1) if draws[2] < 0.5 else (-1, 1))
