@@ -5,6 +5,15 @@
 The context is a quarter or a half of a clip, all of its frames' places, and the rest of the clip is to be predicted:
 whoever knows which way a digit moves, and how fast, knows where it will be and where it was. The masks of the paper
 teach nothing here: a digit is two patches wide, and a tube hides it from the first frame to the last (docs/log.md).
+
+Expected with seed 0, in 340 seconds of one core, judging included; accuracy in % of the linear (and the attentive)
+probe, beside them the same encoder shown one frame throughout, the untrained encoder and raw pixels:
+
+    direction  73 (86)   frame 13 (12)   untrained 61 (76)   pixels 74
+    speed      95 (95)   frame 35 (33)   untrained 75 (95)   pixels 43
+    digit      27 (32)   frame 29 (47)   untrained 31 (48)   pixels 14
+
+It learns motion and forgets digits: to say where something will be, it need not know what it is.
 """
 
 from typing import Any
