@@ -58,7 +58,7 @@ def from_json(base: T, values: Mapping[str, Any], where: str = "") -> T:
 
 
 def flatten(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """What `to_json` gave with one key for each value: `regularizer.gamma`, as the flags are called.
+    """What `to_json` gave with one key for each value: `regularizer.gamma`, `masks.0.aspect`, as the flags are called.
 
     Args:
         values: nested JSON objects.
@@ -66,6 +66,8 @@ def flatten(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     for key, value in values.items():
+        if isinstance(value, list) and any(map(_is_part, value)):
+            value = {str(place): part for place, part in enumerate(value)}
         flat |= flatten(value, f"{where}{key}.") if isinstance(value, Mapping) else {f"{where}{key}": value}
     return flat
 

@@ -10,7 +10,7 @@ from torch import nn
 from torchjepa.data import ClipTransform, DataSplit, Preprocessing, open_videos
 from torchjepa.ema import EMA
 from torchjepa.energy import EnergyFn, LpEnergy
-from torchjepa.masking import TubeMasking
+from torchjepa.masking import vjepa_masks
 from torchjepa.models import VJEPA, VJEPA2
 from torchjepa.nn import Predictor, RotaryPositions, ViT
 from torchjepa.recipes.masked import MaskedRecipe
@@ -36,9 +36,7 @@ class VJEPARecipe(MaskedRecipe):
     """Positions of encoder and predictor: sin-cos, thw with equal shares for time, rows and columns (V-JEPA as
     released, its uniform power) or tthw with half of the channels for time; rotary, rope (V-JEPA 2.1) or
     rope-released with the frequencies of V-JEPA 2's weights, which do not turn pairs by one angle."""
-    masks: tuple[MaskSampler, ...] = field(
-        default_factory=lambda: (TubeMasking.short_range(), TubeMasking.long_range())
-    )
+    masks: tuple[MaskSampler, ...] = field(default_factory=vjepa_masks)
     """What is seen and what is to be predicted, once for each mask; the mean of their losses is minimised."""
     energy: EnergyFn = field(default_factory=LpEnergy)
     """Distance between predicted and actual target tokens."""
