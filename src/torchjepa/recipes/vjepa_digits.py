@@ -13,7 +13,8 @@ probe, beside them the same encoder shown one frame throughout, the untrained en
     speed      95 (95)   frame 35 (33)   untrained 75 (95)   pixels 43
     digit      27 (32)   frame 29 (47)   untrained 31 (48)   pixels 14
 
-With seed 1 the linear probe gives 69, 93 and 27. It learns motion and forgets digits: to say where something will be, it need not know what it is.
+With seed 1 the linear probe gives 69, 93 and 27. It learns motion and forgets digits: to say where
+something will be, it need not know what it is.
 """
 
 from typing import Any
