@@ -91,6 +91,7 @@ def draw_lines(
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(4.7, 2.7), layout="constrained")
@@ -102,6 +103,8 @@ def draw_lines(
         axes.grid(visible=False, axis="x")
         if log_x:
             axes.set_xscale("log")
+        elif all(np.array_equal(line.x, np.rint(line.x)) for line in lines):
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))  # there is no step 1.5
         if log_y:
             axes.set_yscale("log")
         else:
