@@ -2,34 +2,26 @@
 
     jepa train vjepa-digits
 
-The context is a quarter or a half of a clip, all of its frames' places, and the rest of the clip is to be predicted:
-whoever knows which way a digit moves, and how fast, knows where it will be and where it was. The masks of the paper
-teach nothing here: a digit is two patches wide, and a tube hides it from the first frame to the last (docs/log.md).
+Half of a clip is seen, all of its places, and the other half is to be predicted: whoever knows which way a digit moves,
+and how fast, knows where it will be and where it was. VICReg between what two such draws see keeps what lasts: which
+digit it is. The masks of the paper teach nothing here: a digit is two patches wide, and a tube hides it from the first
+frame to the last (docs/log.md).
 
-Expected with seed 0, in 340 seconds of one core, judging included; accuracy in % of the linear (and the attentive)
-probe, beside them the same encoder shown one frame throughout, the untrained encoder and raw pixels:
+Expected with seed 0, in 4 minutes 25 seconds on 2 cores, judging included; accuracy in % of the linear (and the
+attentive) probe, beside them the same encoder shown one frame throughout, the untrained encoder and raw pixels:
 
-    direction  73 (86)   frame 13 (12)   untrained 61 (76)   pixels 74
-    speed      95 (95)   frame 35 (33)   untrained 75 (95)   pixels 43
-    digit      27 (32)   frame 29 (47)   untrained 31 (48)   pixels 14
+    direction  81 (86)   frame 13 (13)   untrained 52 (70)   pixels 61
+    speed      97 (98)   frame 38 (38)   untrained 73 (91)   pixels 41
+    digit      32 (36)   frame 34 (44)   untrained 27 (35)   pixels 13
 
-With seed 1 the linear probe gives 69, 93 and 27. It learns motion and forgets digits: to say where
-something will be, it need not know what it is.
+Without VICReg it learns motion alone and forgets digits (24 %).
 """
 
-from typing import Any
-
+from torchjepa.collapse import VICReg
 from torchjepa.energy import SmoothL1Energy
 from torchjepa.masking import TubeMasking
 from torchjepa.models import PositionStandardize
 from torchjepa.recipes.video import VJEPARecipe
-
-_SPAN: dict[str, Any] = {
-    "num_blocks": 1,
-    "spatial_scale": (1.0, 1.0),
-    "aspect": (1.0, 1.0),
-    "inverted": True,
-}
 
 recipe = VJEPARecipe(
     image_size=32,
@@ -50,10 +42,22 @@ recipe = VJEPARecipe(
     predictor_depth=1,
     predictor_heads=1,
     init_gain=0.5,
+    # Half of the clip is seen and the other half predicted, twice.
     masks=(
-        TubeMasking(temporal_scale=(0.5, 0.5), **_SPAN),
-        TubeMasking(temporal_scale=(0.25, 0.25), **_SPAN),
+        TubeMasking(
+            num_blocks=1,
+            spatial_scale=(1.0, 1.0),
+            temporal_scale=(0.5, 0.5),
+            aspect=(1.0, 1.0),
+            inverted=True,
+        ),
     ),
+    num_mask_draws=2,
+    # Between what is seen in the two draws. 0.2 of the energy: at 1 direction is lost again, at 0 digits are.
+    regularizer=VICReg(lambda_inv=1.0, mu_var=1.0, nu_cov=0.04),
+    regularizer_weight=0.2,
+    regularizer_pool="mean_max",
+    projector_dim=128,
     # L1 asks for the median, which is that of the ground wherever a digit is not certain.
     energy=SmoothL1Energy(),
     # What all videos share at a place would be most of a target: canvases are mostly empty.
@@ -64,11 +68,11 @@ recipe = VJEPARecipe(
     momentum=0.99,
     # A digit covers a few of the 64 tokens: what the strongest of them say is lost in the mean.
     pool="mean_max",
-    steps=2400,
-    batch_size=32,
-    lr=1.5e-3,
+    steps=1800,
+    batch_size=64,
+    lr=2e-3,
     weight_decay=0.05,
     precision="auto",
     probe_every=600,
-    judge_samples=4000,
+    judge_samples=2000,
 )
