@@ -135,3 +135,21 @@ def test_one_video_is_embedded_window_by_window(
     assert set(labels) == {""}
     encoded = video_model.encode(one, window=4, stride=2, precision="32")
     torch.testing.assert_close(features, encoded.features, atol=1e-5, rtol=1e-5)
+
+
+def test_the_pieces_that_a_table_names_are_embedded(
+    jepa: Jepa, empty_folder: Path, movies: Path, video_model: torchjepa.hub.Pretrained
+) -> None:
+    table = movies / "pieces.csv"
+    table.write_text("path,start,end,label\nrun/a.mp4,0,2,runs\nwalk/c.mkv,1,4,walks\nrun/a.mp4,,,runs\n")
+    done = jepa("embed", *VIDEOS, "--data", table, "--out", "pieces.npz")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1] == "Wrote the features of 3 pieces of videos to pieces.npz"
+    ids, labels, features = read(empty_folder / "pieces.npz")
+    assert ids == ["run/a.mp4[0:2]", "walk/c.mkv[1:4]", "run/a.mp4"]
+    assert labels == ["runs", "walks", "runs"]
+    whole = video_model.encode(movies / "run" / "a.mp4", precision="32").features
+    torch.testing.assert_close(features[2:], whole, atol=1e-4, rtol=1e-4)
+    assert (features[0] - features[2]).abs().max() > 1e-3
+    refused = jepa("embed", *VIDEOS, "--data", table, "--window", 4)
+    assert "a table says itself what its pieces are" in refused.err

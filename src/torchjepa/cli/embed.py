@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from torchjepa.data import ErrorLog
+    from torchjepa.data import ErrorLog, Preprocessing, Source
     from torchjepa.evaluation import Features
     from torchjepa.hub import LoadedEncoder, Pretrained
 
 _LEAST_FOR_WORKERS = 2000
 _BATCH = 256
+_VALUES_TOGETHER = 2**24  # of clips that are loaded together, 64 MiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,8 @@ class EmbedCommand:
     """
 
     data: str
-    """Folder of images or videos at any depth, one video, or an .npz / .npy array of images."""
+    """Folder of images or videos at any depth, one video, a table of pieces of videos (CSV: path, start, end, label),
+    or an .npz / .npy array of images."""
     run: Annotated[str | None, tyro.conf.Positional] = None
     """Run folder, runs/digits say."""
     model: str | None = None
@@ -77,10 +79,10 @@ def run(argv: Sequence[str]) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     error_file = out.with_suffix(".data_errors.jsonl")
     error_file.unlink(missing_ok=True)  # of an earlier call; its lines would count
-    if num_input_axes(opened.model, opened.preprocessing) == 3:
+    if num_input_axes(opened.model, opened.preprocessing) == 3 and not _is_table(command.data):
         written, errors = _embed_videos(command, opened, device, out, error_file)
     else:
-        written, errors = _embed_images(command, opened, device, out, error_file)
+        written, errors = _embed_samples(command, opened, device, out, error_file)
     left_out = f"; {len(errors)} undecodable files are listed in {error_file}" if len(errors) else ""
     print(f"Wrote the features of {written} to {out}{left_out}")
     return 0
@@ -99,7 +101,11 @@ def _open(command: EmbedCommand) -> LoadedEncoder | Pretrained:
     return loaded
 
 
-def _embed_images(
+def _is_table(data: str) -> bool:
+    return Path(data).suffix.lower() in (".csv", ".tsv", ".txt")
+
+
+def _embed_samples(
     command: EmbedCommand,
     opened: LoadedEncoder | Pretrained,
     device: torch.device,
@@ -109,25 +115,22 @@ def _embed_images(
     from rich.console import Console
     from rich.progress import track
 
-    from torchjepa.data import ErrorLog, EvalStream, open_source
+    from torchjepa.data import ErrorLog, EvalStream
     from torchjepa.evaluation import stream_features, write_features
     from torchjepa.nn.pooling import pool_by_name
 
-    if command.window is not None or command.stride is not None:
-        raise ValueError("--window and --stride are for encoders of videos; this one takes images.")
     preprocessing = opened.preprocessing
     if preprocessing is None:
         raise ValueError(
             "This model does not say what images go through before it; use torchjepa.hub.encode."
         )
-    # Every image is read once: what was decoded is not kept.
-    source = open_source(command.data, 2 * preprocessing.image_size, cache_bytes=0)
+    source, kind, together = _open_samples(command, preprocessing)
     errors = ErrorLog(error_file, len(source), max_fraction=command.max_data_errors)
     workers = command.num_workers
     stream = EvalStream(
         source,
         preprocessing,
-        batch_size=_BATCH if command.batch_size is None else command.batch_size,
+        batch_size=together if command.batch_size is None else command.batch_size,
         num_workers=_num_workers(len(source)) if workers is None else workers,
         errors=errors,
     )
@@ -145,7 +148,26 @@ def _embed_images(
         transient=True,
     )
     num = write_features(out, shown, name=source.name, classes=source.classes)
-    return f"{num} images", errors
+    return f"{num} {kind}", errors
+
+
+def _open_samples(command: EmbedCommand, preprocessing: Preprocessing) -> tuple[Source, str, int]:
+    """The images, or the pieces of videos that a table names; what they are called; how many are loaded together."""
+    from torchjepa.data import open_source, open_video_source
+
+    size = 2 * preprocessing.image_size
+    if preprocessing.num_frames is None:
+        if command.window is not None or command.stride is not None:
+            raise ValueError("--window and --stride are for encoders of videos; this one takes images.")
+        # Every image is read once: what was decoded is not kept.
+        return open_source(command.data, size, cache_bytes=0), "images", _BATCH
+    if command.window is not None or command.stride is not None:
+        raise ValueError(
+            "--window and --stride are for videos and folders of them; a table says itself what its pieces are."
+        )
+    values = preprocessing.num_channels * preprocessing.num_frames * preprocessing.image_size**2
+    source = open_video_source(command.data, min_size=size)
+    return source, "pieces of videos", max(1, min(_BATCH, _VALUES_TOGETHER // values))
 
 
 def _embed_videos(

@@ -25,6 +25,8 @@ class VJEPARecipe(MaskedRecipe):
     data: str | None = None
     """Folder of videos at any depth, or a table (CSV: path, start, end, label); without it the embedded moving digits
     are used."""
+    frame_folder_rate: float = 25.0
+    """Frames a second of videos that are folders of images, which do not say."""
     num_frames: int = 16
     """Frames of a clip."""
     frame_rate: float | None = 7.5
@@ -75,7 +77,8 @@ class VJEPARecipe(MaskedRecipe):
         self, data: str | None = None, test_data: str | None = None, holdout: float | None = None
     ) -> DataSplit:
         """The recipe's videos, or others in their place; arguments as for images."""
-        return open_videos(**self._named_data(data, test_data, holdout))
+        named = self._named_data(data, test_data, holdout)
+        return open_videos(**named, frame_folder_rate=self.frame_folder_rate)
 
     def preprocessing(self, num_channels: int) -> Preprocessing:
         """How a video becomes a tensor when nothing is augmented."""
