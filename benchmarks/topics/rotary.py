@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,8 @@ from benchmarks.harness import Comparison, Contenders, count_products, products,
 from benchmarks.peers import rotary as official
 from torchjepa.nn import RotaryPositions, ViT
 
-_PATCH = (2, 16, 16)
-_DIM, _DEPTH, _HEADS = 384, 12, 6
+PATCH = (2, 16, 16)
+DIM, DEPTH, HEADS = 384, 12, 6
 _TRANSFORMERS = {
     "patch_embed.": "embeddings.patch_embeddings.proj.",
     "blocks.": "layer.",
@@ -56,7 +57,7 @@ class Call:
         others = (weight for weight in network.parameters() if weight is not embedding)
         self.weights = [embedding, *others]
         self.backward, self.autocast = backward, autocast
-        self.direction = torch.randn(1, 1, _DIM, generator=torch.Generator().manual_seed(1))
+        self.direction = torch.randn(1, 1, DIM, generator=torch.Generator().manual_seed(1))
 
     def __call__(self) -> tuple[Tensor, ...]:
         with torch.set_grad_enabled(self.backward):
@@ -70,24 +71,41 @@ class Call:
             return tokens, *grads
 
 
+def transformers_model(clips: Clips, **more: int) -> Any:
+    """`transformers`' V-JEPA 2 with an encoder of these sizes, its weights not ours yet.
+
+    Args:
+        clips: what goes in.
+        more: further fields of its configuration.
+    """
+    from transformers import VJEPA2Config, VJEPA2Model
+
+    config = VJEPA2Config(
+        patch_size=PATCH[1],
+        tubelet_size=PATCH[0],
+        crop_size=clips.side,
+        frames_per_clip=clips.num_frames,
+        hidden_size=DIM,
+        num_hidden_layers=DEPTH,
+        num_attention_heads=HEADS,
+        attn_implementation="sdpa",
+        **more,
+    )
+    return VJEPA2Model(config)
+
+
+def our_encoder() -> ViT:
+    """Ours of the same sizes."""
+    positions = RotaryPositions(pairing="released")
+    return ViT(patch_size=PATCH, embed_dim=DIM, depth=DEPTH, num_heads=HEADS, positions=positions)
+
+
 class TransformersEncoder(nn.Module):
     """`transformers`' encoder with our weights and our order of axes."""
 
     def __init__(self, vit: ViT, clips: Clips) -> None:
         super().__init__()
-        from transformers import VJEPA2Config, VJEPA2Model
-
-        config = VJEPA2Config(
-            patch_size=_PATCH[1],
-            tubelet_size=_PATCH[0],
-            crop_size=clips.side,
-            frames_per_clip=clips.num_frames,
-            hidden_size=_DIM,
-            num_hidden_layers=_DEPTH,
-            num_attention_heads=_HEADS,
-            attn_implementation="sdpa",
-        )
-        self.encoder = VJEPA2Model(config).encoder
+        self.encoder = transformers_model(clips).encoder
         state = _split_projections(vit.state_dict())
         for ours, theirs in _TRANSFORMERS.items():
             state = {name.replace(ours, theirs): value for name, value in state.items()}
@@ -115,19 +133,13 @@ def _load(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _official(vit: ViT, clips: Clips) -> official.Encoder:
-    network = official.Encoder(_PATCH, _DIM, _DEPTH, _HEADS, clips.side // _PATCH[1])
+    network = official.Encoder(PATCH, DIM, DEPTH, HEADS, clips.side // PATCH[1])
     _load(network, vit.state_dict())
     return network
 
 
 def _build(peer: str, clips: Clips, backward: bool, autocast: bool) -> Contenders:
-    vit = ViT(
-        patch_size=_PATCH,
-        embed_dim=_DIM,
-        depth=_DEPTH,
-        num_heads=_HEADS,
-        positions=RotaryPositions(pairing="released"),
-    )
+    vit = our_encoder()
     other = TransformersEncoder(vit, clips) if peer == "transformers" else _official(vit, clips)
     x = clips.draw()
     ours = Call(vit, vit.patch_embed.weight, x, backward=backward, autocast=autocast)

@@ -15,15 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.harness import Comparison, Contenders, count_products, products, relative_distance
-from benchmarks.topics.rotary import Call, Clips
+from benchmarks.topics.rotary import DIM, PATCH, Call, Clips, our_encoder, transformers_model
 from torchjepa.hub import export_state
 from torchjepa.masking import TubeMasking
-from torchjepa.nn import Predictor, RotaryPositions, ViT
+from torchjepa.nn import Predictor, RotaryPositions
 from torchjepa.types import Grid, Masks
 
-_PATCH, _DIM, _DEPTH, _HEADS = (2, 16, 16), 384, 12, 6
-_PREDICTOR_DIM, _PREDICTOR_DEPTH, _PREDICTOR_HEADS = 192, 12, 6
-_POSITIONS = RotaryPositions(pairing="released")
+_DIM, _DEPTH, _HEADS = 192, 12, 6
 
 
 class Ours(nn.Module):
@@ -31,15 +29,13 @@ class Ours(nn.Module):
 
     def __init__(self, clips: Clips, masks: Masks) -> None:
         super().__init__()
-        self.vit = ViT(
-            patch_size=_PATCH, embed_dim=_DIM, depth=_DEPTH, num_heads=_HEADS, positions=_POSITIONS
-        )
+        self.vit = our_encoder()
         self.predictor = Predictor(
-            encoder_dim=_DIM,
-            embed_dim=_PREDICTOR_DIM,
-            depth=_PREDICTOR_DEPTH,
-            num_heads=_PREDICTOR_HEADS,
-            positions=_POSITIONS,
+            encoder_dim=DIM,
+            embed_dim=_DIM,
+            depth=_DEPTH,
+            num_heads=_HEADS,
+            positions=RotaryPositions(pairing="released"),
             num_mask_tokens=2,
         )
         self.grid: Grid = self.vit.grid((clips.num_frames, clips.side, clips.side))
@@ -58,23 +54,13 @@ class Theirs(nn.Module):
 
     def __init__(self, ours: Ours, clips: Clips) -> None:
         super().__init__()
-        from transformers import VJEPA2Config, VJEPA2Model
-
-        config = VJEPA2Config(
-            patch_size=_PATCH[1],
-            tubelet_size=_PATCH[0],
-            crop_size=clips.side,
-            frames_per_clip=clips.num_frames,
-            hidden_size=_DIM,
-            num_hidden_layers=_DEPTH,
-            num_attention_heads=_HEADS,
-            pred_hidden_size=_PREDICTOR_DIM,
-            pred_num_hidden_layers=_PREDICTOR_DEPTH,
-            pred_num_attention_heads=_PREDICTOR_HEADS,
+        self.model = transformers_model(
+            clips,
+            pred_hidden_size=_DIM,
+            pred_num_hidden_layers=_DEPTH,
+            pred_num_attention_heads=_HEADS,
             pred_num_mask_tokens=2,
-            attn_implementation="sdpa",
         )
-        self.model = VJEPA2Model(config)
         parts = {"encoder": ours.vit, "predictor": ours.predictor}
         self.model.load_state_dict(export_state(parts, "transformers_vjepa2", grid=ours.grid))
         self.context, self.targets = [ours.masks.context], [ours.masks.targets[:, 0]]
@@ -85,7 +71,7 @@ class Theirs(nn.Module):
 
 
 def _build(clips: Clips, backward: bool, autocast: bool) -> Contenders:
-    grid = Grid(t=clips.num_frames // _PATCH[0], h=clips.side // _PATCH[1], w=clips.side // _PATCH[2])
+    grid = Grid(t=clips.num_frames // PATCH[0], h=clips.side // PATCH[1], w=clips.side // PATCH[2])
     masks = TubeMasking.short_range()(grid, clips.batch_size, torch.Generator().manual_seed(0))
     net = Ours(clips, masks)
     # Zeros, as they start, would leave the mask tokens out of what is compared.
