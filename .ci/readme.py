@@ -2,8 +2,8 @@
 
 Python and `bash` blocks run one after the other, each in a fresh interpreter, in one empty folder, so that a later
 one may use what an earlier one wrote; a bash block ends at its first line that fails. A block under a
-`<!-- ci: ... -->` comment is prepared (`setup: command` runs first, with $REPOSITORY naming this repository) or left
-out with its reason (`skip: reason`), which is printed.
+`<!-- ci: ... -->` comment is prepared (`setup: command` runs first, with $REPOSITORY naming this repository), run as
+another command (`instead: command`) or left out with its reason (`skip: reason`); both are printed.
 """
 
 import os
@@ -44,6 +44,9 @@ def run(path: Path) -> int:
             if note.startswith("skip:"):
                 print(f"-- left out, {note[5:].strip()}: {title}", flush=True)
                 continue
+            if note.startswith("instead:"):
+                kind, body = "bash", note[8:].strip()
+                title += f" (as {body})"
             print(f"-- {title}", flush=True)
             start = time.monotonic()
             good = run_block(kind, note, body, folder)

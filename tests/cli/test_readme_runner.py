@@ -110,3 +110,14 @@ def test_anything_else_is_a_usage_error(readme: ModuleType) -> None:
 def test_the_readme_of_the_project_has_its_test_command(readme: ModuleType) -> None:
     command = readme.test_command(SCRIPT.parents[1] / "README.md")
     assert command == "pip install -c constraints.txt '.[test]' && pytest -n auto"
+
+
+def test_a_block_may_be_run_as_another_command(
+    readme: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = "<!-- ci: instead: echo short -->\n```bash\necho long; exit 1\n```\n"
+    assert readme.run(write(tmp_path, text)) == 0
+    out = capfd.readouterr().out
+    assert "-- bash: echo long; exit 1 (as echo short)" in out
+    assert "short" in out.splitlines()
+    assert "long" not in out.splitlines()
