@@ -68,6 +68,7 @@ def run(argv: Sequence[str]) -> int:
     if (command.run is None) == (command.model is None):
         raise ValueError("jepa embed needs a run folder or --model SOURCE, one of the two.")
     from torchjepa.cli.devices import pick_device
+    from torchjepa.data.video_source import is_table
     from torchjepa.engine.host_memory import keep_freed_memory
     from torchjepa.hub.encode import num_input_axes
 
@@ -79,7 +80,7 @@ def run(argv: Sequence[str]) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     error_file = out.with_suffix(".data_errors.jsonl")
     error_file.unlink(missing_ok=True)  # of an earlier call; its lines would count
-    if num_input_axes(opened.model, opened.preprocessing) == 3 and not _is_table(command.data):
+    if num_input_axes(opened.model, opened.preprocessing) == 3 and not is_table(command.data):
         written, errors = _embed_videos(command, opened, device, out, error_file)
     else:
         written, errors = _embed_samples(command, opened, device, out, error_file)
@@ -99,10 +100,6 @@ def _open(command: EmbedCommand) -> LoadedEncoder | Pretrained:
     loaded = load(command.model, command.which, num_heads=command.num_heads)
     print(loaded.report.summary())
     return loaded
-
-
-def _is_table(data: str) -> bool:
-    return Path(data).suffix.lower() in (".csv", ".tsv", ".txt")
 
 
 def _embed_samples(

@@ -183,6 +183,11 @@ class VideoTableSource(_VideoFiles):
         return start, None if np.isinf(end) else end
 
 
+def is_table(data: str | os.PathLike[str]) -> bool:
+    """Whether a path is that of a table of videos, by its ending; a folder is none."""
+    return not os.path.isdir(data) and os.fspath(data).lower().endswith((".csv", ".tsv", ".txt"))
+
+
 def open_video_source(
     data: str | os.PathLike[str],
     *,
@@ -200,8 +205,7 @@ def open_video_source(
         DataError: a path that cannot be used.
         ValueError: frame_folder_rate is not above 0.
     """
-    is_table = not os.path.isdir(data) and os.fspath(data).lower().endswith((".csv", ".tsv", ".txt"))
-    kind = VideoTableSource if is_table else VideoFolderSource
+    kind = VideoTableSource if is_table(data) else VideoFolderSource
     return kind(data, min_size=min_size, frame_folder_rate=frame_folder_rate)
 
 
