@@ -1,4 +1,6 @@
-"""Run what the README shows: `test-command` prints its test command, `run` executes every snippet.
+"""Run what the README shows: `test-command` prints its test command, `run` executes every snippet of the files given.
+
+Several files run at once, as many as there are processors, each with its share of them; their output comes whole.
 
 Python and `bash` blocks run one after the other, each in a fresh interpreter, in one empty folder, so that a later
 one may use what an earlier one wrote; a bash block ends at its first line that fails. A block under a
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 BLOCK = re.compile(r"(?:<!--\s*ci:(?P<note>.*?)-->\s*)?```(?P<kind>\w+)\n(?P<body>.*?)```", re.DOTALL)
@@ -65,16 +68,37 @@ def run_block(kind: str, note: str, body: str, folder: str) -> bool:
     )
 
 
+def run_all(files: list[Path]) -> int:
+    """Run every block of several files, a process for each; the number of files with a failure."""
+    processors = os.cpu_count() or 1
+    lanes = min(len(files), processors)
+    environment = {"OMP_NUM_THREADS": str(processors // lanes), **os.environ}
+
+    def run_one(file: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, __file__, "run", str(file)]
+        return subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    failures = 0
+    with ThreadPoolExecutor(lanes) as pool:
+        for file, done in zip(files, pool.map(run_one, files)):
+            print(f"---- {file.name}\n{done.stdout}", flush=True)
+            failures += done.returncode != 0
+    return failures
+
+
 def main(arguments: list[str]) -> int:
-    """`test-command FILE` or `run FILE`; the exit code."""
-    if len(arguments) != 2 or arguments[0] not in ("test-command", "run"):
-        print("usage: readme.py test-command|run FILE", file=sys.stderr)
+    """`test-command FILE` or `run FILE...`; the exit code."""
+    action, *names = arguments or [""]
+    files = [Path(name).resolve() for name in names]
+    if not (action == "test-command" and len(files) == 1) and not (action == "run" and files):
+        print("usage: readme.py test-command FILE | run FILE...", file=sys.stderr)
         return 2
-    action, file = arguments[0], Path(arguments[1]).resolve()
     if action == "test-command":
-        print(test_command(file))
+        print(test_command(files[0]))
         return 0
-    return 1 if run(file) else 0
+    return 1 if (run(files[0]) if len(files) == 1 else run_all(files)) else 0
 
 
 if __name__ == "__main__":

@@ -121,3 +121,24 @@ def test_a_block_may_be_run_as_another_command(
     assert "-- bash: echo long; exit 1 (as echo short)" in out
     assert "short" in out.splitlines()
     assert "long" not in out.splitlines()
+
+
+def test_several_files_run_at_once_and_are_told_apart(
+    readme: ModuleType,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    # Each waits for what the other writes, so one after the other would never end well.
+    files = [tmp_path / "a.md", tmp_path / "b.md"]
+    for file, mine, other in zip(files, "ab", "ba"):
+        wait = f"for i in $(seq 200); do [ -e {tmp_path}/{other}.done ] && break; sleep 0.1; done"
+        file.write_text(
+            f"```bash\ntouch {tmp_path}/{mine}.done\n{wait}\n[ -e {tmp_path}/{other}.done ]\n```\n"
+        )
+    assert readme.main(["run", *map(str, files)]) == 0
+    out = capfd.readouterr().out.splitlines()
+    assert [line for line in out if line.startswith("----")] == ["---- a.md", "---- b.md"]
+    files[1].write_text("```bash\nfalse\n```\n")
+    assert readme.main(["run", *map(str, files)]) == 1
