@@ -2,17 +2,17 @@
 
 Axis letters, one meaning each, everywhere: `b` batch, `t` time, `h` `w` token grid, `c` channels,
 `n` tokens (or samples of a regularizer), `d` embedding, `m` target blocks, `k` tokens in a target block,
-`v` views. Counts start with `num_`. Steps count optimizer updates from 0.
+`v` views, `a` action. Counts start with `num_`. Steps count optimizer updates from 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from torchjepa import _vector_math as _vector_math
@@ -243,4 +243,48 @@ class MaskSampler(Protocol):
 
     def __call__(self, grid: Grid, batch_size: int, generator: torch.Generator) -> Masks:
         """Draw masks for a batch."""
+        ...
+
+
+@runtime_checkable
+class Dynamics(Protocol):
+    """The dynamics contract: what an action makes of a state, for many rows at once, each on its own."""
+
+    def __call__(self, state: Any, action: Float[Tensor, "b a"], /) -> Any:
+        """The next state, in the form of `state`: a tensor `[b, ...]`, or a tuple or dict of such tensors."""
+        ...
+
+
+@runtime_checkable
+class Cost(Protocol):
+    """The cost contract: what is to be least, one number for each trajectory."""
+
+    def __call__(self, trajectory: Any, /) -> Float[Tensor, " b"]:
+        """The cost of the states `[b, t, ...]` after each of t actions, in the form of the dynamics' state."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a planner found for each of b problems.
+
+    Args:
+        actions: what to do `[b, t, a]`, on the device and in the dtype of the state.
+        cost: what the cost function says of these actions `[b]`, finite, float32 or wider.
+        info: how the search went, in the planner's own form.
+    """
+
+    actions: Float[Tensor, "b t a"]
+    cost: Float[Tensor, " b"]
+    info: Any = None
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """The planner contract: a function of its arguments alone, with every draw from the generator."""
+
+    def plan(
+        self, dynamics: Dynamics, cost: Cost, state: Any, *, horizon: int, generator: torch.Generator
+    ) -> Plan:
+        """Actions of little cost for `horizon` steps from each of the states `[b, ...]`."""
         ...
