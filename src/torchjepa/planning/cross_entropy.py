@@ -103,6 +103,8 @@ def search(
         priced = problem.costs(candidates)
         elites = choose_elites(candidates, priced, settings.num_elites)
         believed = fit(elites, believed, momentum, settings.min_std)
+        # Rounding can take the mean of actions within the bounds out of them.
+        believed = believed._replace(mean=settings.space.clamp(believed.mean))
         record.add(priced, elites.weights)
         best = cheaper(best, elites.best)
     assert elites is not None  # there is at least one iteration

@@ -95,6 +95,7 @@ class MPPI:
             # Where all weights are 0 nothing has been learned, and the mean stays.
             learned = weights.sum(1)[:, None, None] > 0
             mean = torch.where(learned, torch.einsum("bs,bsta->bta", weights, candidates), mean)
+            mean = self.space.clamp(mean)  # rounding can leave the bounds
             record.add(tried, weights)
         cost_of_mean = problem.costs(mean[:, None]).costs[:, 0]
         spread = self.decay ** (self.num_iterations - 1) * std

@@ -149,10 +149,10 @@ class Problem:
         if failed:
             num_invalid = int(info.num_invalid[failed[0]].sum())
             raise NonFiniteError(
-                f"{self.planner}: the plan of {len(failed)} of {self.batch_size} problems has no finite cost, first that "
-                f"of problem {failed[0]}, where {num_invalid} candidates cost NaN or minus infinity. Look at dynamics "
-                f"and cost over {self.horizon} steps, or bound the actions; where sequences have a finite cost and "
-                "only their mean has none, ask for result='best'."
+                f"{self.planner}: the plan of {len(failed)} of {self.batch_size} problems has no finite cost, first "
+                f"that of problem {failed[0]}, where {num_invalid} candidates cost NaN or minus infinity. Look at "
+                f"dynamics and cost over {self.horizon} steps, or bound the actions; where sequences have a finite cost "
+                "and only their mean has none, ask for result='best'."
             )
         return Plan(found.actions.to(self.dtype), found.cost, info)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from torchjepa.rng import generator as keyed_generator
+from torchjepa.testing.contract import global_random_states
 from torchjepa.types import Grid, Masks, MaskSampler
 
 _DEFAULT_GRIDS = (Grid(h=14, w=14), Grid(h=16, w=12), Grid(h=8, w=8))
@@ -121,9 +120,9 @@ def _check_no_overlap(where: str, masks: Masks, grid: Grid) -> None:
 
 def _check_only_the_generator(mask: MaskSampler, grid: Grid, batch_size: int, draws: list[Masks]) -> None:
     where = _where(grid, batch_size)
-    before = _global_states()
+    before = global_random_states()
     again = _draw(mask, grid, batch_size, 0)
-    if _global_states() != before:
+    if global_random_states() != before:
         raise AssertionError(f"{where}: drawing a mask moved a global random state (torch, numpy or random).")
     if not _equal(again, draws[0]):
         raise AssertionError(
@@ -156,10 +155,6 @@ def _check_lengths(lengths: dict[int, Tensor], grid: Grid) -> None:
 
 def _equal(one: Masks, other: Masks) -> bool:
     return torch.equal(one.context, other.context) and torch.equal(one.targets, other.targets)
-
-
-def _global_states() -> tuple[bytes, str, object]:
-    return torch.get_rng_state().numpy().tobytes(), repr(np.random.get_state()), random.getstate()
 
 
 def _where(grid: Grid, batch_size: int | None) -> str:

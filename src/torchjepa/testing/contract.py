@@ -1,9 +1,13 @@
-"""What the contract checks share: a requirement with a message, and the expectation of a ValueError."""
+"""What the contract checks share: a requirement with a message, an expected ValueError, the global random states."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
+import torch
 
 
 def require(ok: bool, part: object, message: str) -> None:
@@ -40,3 +44,8 @@ def require_value_error(part: object, what: str, call: Callable[[], Any]) -> Non
     except Exception as error:
         raise AssertionError(f"{claim}, but it raised {type(error).__name__}: {error}") from error
     raise AssertionError(f"{claim}, but it was accepted.")
+
+
+def global_random_states() -> tuple[bytes, str, object]:
+    """The states of torch's, NumPy's and Python's global generators, to be compared."""
+    return torch.get_rng_state().numpy().tobytes(), repr(np.random.get_state()), random.getstate()
