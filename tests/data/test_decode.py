@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from torchjepa.data import DecodeError, decode, decode_image
+from torchjepa.data import DecodeError, decode_image, jpeg
 from torchjepa.data.decode import scale_to_uint8
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -127,7 +127,7 @@ def test_the_faster_decoder_gives_pillows_pixels(tmp_path, monkeypatch, mode, si
     picture = Image.fromarray(pixels[:, :, :3]).resize((size[0], size[1])).convert(mode)
     path = saved(tmp_path, picture, "a.jpg", **options)
     faster = decode_image(path, min_size)
-    monkeypatch.setattr(decode, "simplejpeg", None)
+    monkeypatch.setattr(jpeg, "simplejpeg", None)
     assert np.array_equal(faster, decode_image(path, min_size))
 
 
@@ -137,7 +137,7 @@ def test_a_turned_jpeg_is_upright_with_and_without_the_faster_decoder(
     tmp_path, monkeypatch, there, orientation
 ):
     if not there:
-        monkeypatch.setattr(decode, "simplejpeg", None)
+        monkeypatch.setattr(jpeg, "simplejpeg", None)
     picture = Image.new("RGB", (32, 16), "black")
     picture.paste("white", (0, 0, 16, 16))
     exif = Image.Exif()
@@ -155,5 +155,5 @@ def test_what_the_faster_decoder_refuses_or_sizes_otherwise_is_left_to_pillow(tm
         raise ValueError("damaged")
 
     for decode_jpeg in (refuse, lambda *_, **__: np.zeros((8, 16, 3), dtype=np.uint8)):
-        monkeypatch.setattr(decode, "simplejpeg", SimpleNamespace(decode_jpeg=decode_jpeg))
+        monkeypatch.setattr(jpeg, "simplejpeg", SimpleNamespace(decode_jpeg=decode_jpeg))
         assert np.array_equal(decode_image(path), expected)

@@ -12,7 +12,7 @@ from torchjepa.data import (
     Preprocessing,
     SampleKeys,
     TwoViewTransform,
-    transforms,
+    resizing,
 )
 from torchjepa.data.transforms import crop_boxes
 from torchjepa.rng import uniforms
@@ -93,7 +93,7 @@ def test_a_processor_without_vector_code_gives_the_same_crops_but_for_a_level(ch
     preprocessing = Preprocessing(24, channels, (0.5,) * channels, (0.5,) * channels)
     crops = []
     for there in (True, False):
-        monkeypatch.setattr(transforms, "_TORCH_RESIZES", there)
+        monkeypatch.setattr(resizing, "_TORCH_RESIZES", there)
         crops.append(MaskedViewTransform(preprocessing).crop(images, keys(range(6)))[0].int())
     assert crops[0].shape == crops[1].shape == (1, 6, 24, 24, channels)
     assert (crops[0] - crops[1]).abs().max() <= 2  # Pillow 12 and up may take the axes in another order

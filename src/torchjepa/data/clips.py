@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchjepa.data.errors import DecodeError
+from torchjepa.data.resizing import resize_frames
 from torchjepa.data.source import VideoInfo, VideoSource
 from torchjepa.data.transforms import (
     CROP_DRAWS,
@@ -22,7 +23,6 @@ from torchjepa.data.transforms import (
     ViewTransform,
     check_crop,
     crop_boxes,
-    resize_crop,
 )
 
 USUAL_RATE = 25.0  # of a file that does not say its own
@@ -150,7 +150,8 @@ class ClipTransform:
 
     def _cut(self, clip: NDArray[np.uint8], box: list[int], flip: bool) -> UInt8[Tensor, "t h w c"]:
         left, top, right, bottom = box
-        part = resize_crop(clip[:, top:bottom, left:right], self.preprocessing)
+        size, channels = self.preprocessing.image_size, self.preprocessing.num_channels
+        part = resize_frames(clip[:, top:bottom, left:right], size, channels)
         return part.flip(2) if flip else part
 
 

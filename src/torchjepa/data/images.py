@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torchjepa.data.decode import decode_image
 from torchjepa.data.errors import DataError, DecodeError
 from torchjepa.data.index import EXTENSIONS, VIDEO_EXTENSIONS, VIDEO_FILES, index_folder
+from torchjepa.data.jpeg import TopRows
 
 _FOR_VIDEOS = "For videos use a recipe that takes clips, such as vjepa-digits with --data."
 _NUM_LOOKED_AT = 16  # images decoded at the start to learn the channels and whether the sizes are equal
@@ -26,8 +27,9 @@ class FolderSource:
     `torchjepa.data.index` says where, and when they are looked for anew.
 
     Where a look at some images finds one size, decoded images are kept in memory that forked workers share, so
-    that each is decoded once and not in every epoch. The same look sets `num_channels`: 3 if any of them is in
-    colour.
+    that each is decoded once and not in every epoch. Of other images the sizes are kept, so that from the second
+    epoch on the crops of a JPEG are known before it is decoded, and it is decoded no further down than they
+    reach. The same look sets `num_channels`: 3 if any of them is in colour.
 
     Args:
         path: the folder.
@@ -57,6 +59,7 @@ class FolderSource:
         self.num_channels: int = max((shape[2] for shape in shapes), default=3)
         num_bytes = len(self) * int(np.prod(shapes[0])) if len(set(shapes)) == 1 else 0
         self._cache = _SharedCache(len(self), shapes[0]) if 0 < num_bytes <= cache_bytes else None
+        self._sizes = None if self._cache is not None else _SharedSizes(len(self))
 
     def __len__(self) -> int:
         return len(self._names)
@@ -69,10 +72,22 @@ class FolderSource:
         """The image, uint8 `[h, w, 1 or 3]`; raises `DecodeError`."""
         if self._cache is not None and (kept := self._cache.get(index)) is not None:
             return kept
-        image = decode_image(os.path.join(self.path, self._names[index]), self.min_size)
+        image = self._decode(index)
         if self._cache is not None:
             self._cache.put(index, image)
+        if self._sizes is not None:
+            self._sizes.put(index, image)
         return image
+
+    def known_sizes(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Height and width of images read before, `[b, 2]`; zeros where they are not kept."""
+        if self._sizes is None:
+            return np.zeros((len(indices), 2), dtype=np.int64)
+        return self._sizes.get(indices)
+
+    def read_top(self, index: int, top: TopRows) -> NDArray[np.uint8]:
+        """The image at its full size, black perhaps below the rows asked for; raises `DecodeError`."""
+        return self._decode(index, top)
 
     def fingerprint(self) -> dict[str, object]:
         """Folder, number of images and classes, and a digest of the names."""
@@ -87,15 +102,16 @@ class FolderSource:
 
     def __getstate__(self) -> dict[str, Any]:
         # A spawned worker cannot inherit the shared memory; it reads from the disk.
-        return {**self.__dict__, "_cache": None}
+        return {**self.__dict__, "_cache": None, "_sizes": None}
+
+    def _decode(self, index: int, top: TopRows | None = None) -> NDArray[np.uint8]:
+        return decode_image(os.path.join(self.path, self._names[index]), self.min_size, top)
 
     def _look(self) -> list[tuple[int, ...]]:
         shapes = []
         for index in np.unique(np.linspace(0, len(self) - 1, _NUM_LOOKED_AT).astype(int)):
             try:
-                shapes.append(
-                    decode_image(os.path.join(self.path, self._names[int(index)]), self.min_size).shape
-                )
+                shapes.append(self._decode(int(index)).shape)
             except DecodeError:  # counted when it is asked for
                 continue
         return shapes
@@ -137,3 +153,19 @@ class _SharedCache:
             self._images[index] = image
             with self._lock:
                 self._filled[index] = 1
+
+
+class _SharedSizes:
+    # Height and width of an image in one word, so that no reader sees half of them; 0 is not known. JPEG allows
+    # no more than 16 bits for either, and only of JPEGs are rows left out.
+    def __init__(self, num: int) -> None:
+        self._words = np.frombuffer(mmap.mmap(-1, 4 * num), dtype=np.uint32)
+
+    def get(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        words = self._words[indices].astype(np.int64)
+        return np.stack([words >> 16, words & 0xFFFF], axis=1)
+
+    def put(self, index: int, image: NDArray[np.uint8]) -> None:
+        height, width = image.shape[:2]
+        if max(height, width) <= 0xFFFF:
+            self._words[index] = height << 16 | width

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from torchjepa.data.clips import ReadingTransform, middle_clip
 from torchjepa.data.errors import DataError, DecodeError, ErrorLog, WorkerKilledError
-from torchjepa.data.source import ImageSource, Source, VideoSource
-from torchjepa.data.transforms import Crops, Preprocessing, SampleKeys, ViewTransform
+from torchjepa.data.jpeg import TopRows
+from torchjepa.data.source import ImageSource, PartialSource, Source, VideoSource
+from torchjepa.data.transforms import CroppingTransform, Crops, Preprocessing, SampleKeys, ViewTransform
 from torchjepa.rng import uniforms
 from torchjepa.types import Batch, BatchKeys
 
@@ -173,25 +174,44 @@ def _normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 class _TrainingSamples(Dataset[_Raw]):
     def __init__(self, source: Source, transform: ViewTransform, seed: int) -> None:
         self.source, self.transform, self.seed = source, transform, seed
+        self._takes_clips = isinstance(transform, ReadingTransform)
 
     def __getitem__(self, keys: BatchKeys) -> _Raw:
         errors: list[tuple[int, str, str]] = []
-        read = [self._read(epoch, index, errors) for epoch, index in zip(keys.epochs, keys.indices)]
+        read = [
+            self._read(epoch, index, top, errors)
+            for epoch, index, top in zip(keys.epochs, keys.indices, self._tops(keys))
+        ]
         samples = np.asarray([index for _, index in read], dtype=np.int64)
         found = [each for each, _ in read]
-        if isinstance(self.transform, ReadingTransform):
+        if self._takes_clips:
             crops = tuple(torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         else:
             crops = self.transform.crop(found, _sample_keys(self.seed, keys.epochs, samples))
         return _Raw(crops, torch.from_numpy(samples), _labels(self.source, samples), tuple(errors), keys)
 
-    def _read(self, epoch: int, index: int, errors: list[tuple[int, str, str]]) -> tuple[Any, int]:
+    def _tops(self, keys: BatchKeys) -> list[TopRows | None]:
+        # The crops of an image whose size is known, before it is decoded; `crop` draws the same ones after.
+        tops: list[TopRows | None] = [None] * len(keys.indices)
+        if isinstance(self.source, PartialSource) and isinstance(self.transform, CroppingTransform):
+            samples = np.asarray(keys.indices, dtype=np.int64)
+            sizes = self.source.known_sizes(samples)
+            rows = self.transform.rows_needed(sizes, _sample_keys(self.seed, keys.epochs, samples))
+            for place in np.flatnonzero(sizes[:, 0]):
+                height, width = sizes[place].tolist()
+                tops[place] = TopRows((height, width), int(rows[place]))
+        return tops
+
+    def _read(
+        self, epoch: int, index: int, top: TopRows | None, errors: list[tuple[int, str, str]]
+    ) -> tuple[Any, int]:
         wanted = index
         for attempt in range(_REPLACEMENTS):
             try:
-                return self._read_one(epoch, wanted), wanted
+                return self._read_one(epoch, wanted, top), wanted
             except DecodeError as error:
                 errors.append((wanted, self.source.name(wanted), str(error)))
+            top = None
             draw = uniforms(self.seed, "replacement", epoch, attempt, ids=[index], num=1)[0, 0]
             wanted = int(draw * len(self.source))
         raise DataError(
@@ -199,10 +219,12 @@ class _TrainingSamples(Dataset[_Raw]):
             "samples drawn in its place. Check that the files are what they are taken for."
         )
 
-    def _read_one(self, epoch: int, index: int) -> Any:
-        if isinstance(self.transform, ReadingTransform):
+    def _read_one(self, epoch: int, index: int, top: TopRows | None) -> Any:
+        if self._takes_clips:
             keys = _sample_keys(self.seed, (epoch,), np.asarray([index]))
-            return self.transform.read(cast(VideoSource, self.source), index, keys)
+            return cast(ReadingTransform, self.transform).read(cast(VideoSource, self.source), index, keys)
+        if top is not None:
+            return cast(PartialSource, self.source).read_top(index, top)
         return cast(ImageSource, self.source).read(index)
 
 

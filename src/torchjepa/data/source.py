@@ -10,6 +10,8 @@ from typing import Protocol, TypeAlias, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from torchjepa.data.jpeg import TopRows
+
 
 @runtime_checkable
 class ImageSource(Protocol):
@@ -37,6 +39,19 @@ class ImageSource(Protocol):
 
     def fingerprint(self) -> dict[str, object]:
         """What identifies the set, for run.json: JSON values only."""
+        ...
+
+
+@runtime_checkable
+class PartialSource(ImageSource, Protocol):
+    """A set of images that remembers their sizes and can leave out rows that nobody will look at."""
+
+    def known_sizes(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Height and width of images read before, `[b, 2]`; zeros where they are not known."""
+        ...
+
+    def read_top(self, index: int, top: TopRows) -> NDArray[np.uint8]:
+        """The image at its full size, black perhaps below the rows asked for; raises `DecodeError`."""
         ...
 
 
@@ -166,6 +181,16 @@ class Subset:
     def read(self, index: int) -> NDArray[np.uint8]:
         """The image, uint8 `[h, w, c]`; raises `DecodeError`."""
         return cast(ImageSource, self.source).read(int(self.indices[index]))
+
+    def known_sizes(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Height and width of images read before, `[b, 2]`; zeros where they are not known."""
+        if not isinstance(self.source, PartialSource):
+            return np.zeros((len(indices), 2), dtype=np.int64)
+        return self.source.known_sizes(self.indices[indices])
+
+    def read_top(self, index: int, top: TopRows) -> NDArray[np.uint8]:
+        """The image at its full size, black perhaps below the rows asked for; raises `DecodeError`."""
+        return cast(PartialSource, self.source).read_top(int(self.indices[index]), top)
 
     def read_clips(self, index: int, choose: ChooseTimes) -> list[NDArray[np.uint8]]:
         """Clips of the video, uint8 `[t, h, w, c]` each; raises `DecodeError`."""
