@@ -68,7 +68,7 @@ def comparisons() -> Iterator[Comparison]:
 
 def _build(every: int) -> Contenders:
     folder, paths = _videos(every)
-    source = VideoFolderSource(folder.name)
+    source = VideoFolderSource(folder.name, cache_bytes=0)
     times = [_times(index) for index in range(_NUM_FILES)]
     numbers = [(each * _RATE + 1e-6).astype(int).tolist() for each in times]
 
@@ -109,7 +109,7 @@ def _build_small(side: int) -> Contenders:
     for index, path in enumerate(paths):
         _encode(path, _pan(index, (side, side), 16), 8, 250)
     transform = ClipTransform(Preprocessing(side, num_frames=16))
-    source = VideoFolderSource(folder.name, min_size=2 * side)
+    source = VideoFolderSource(folder.name, min_size=2 * side, cache_bytes=0)
     stream = BatchStream(source, transform, seed=0, errors=ErrorLog(None, num))
     keys = BatchKeys(0, (0,) * num, tuple(range(num)), 0, num)
 

@@ -23,6 +23,7 @@ from torchjepa.data.video_reader import Frame, VideoReader
 _TORCHCODEC_BYTES = 2**25
 _MISSING_SHARE = 0.1  # of what a file announces: the end that may be missing, for headers count roughly
 _MISSING_FRAMES = 2
+_LATE = 1e-6  # of a frame: a time that is a frame's own may be rounded down
 
 
 class OpenVideo(Protocol):
@@ -92,15 +93,29 @@ class FrameFolder:
         return len(self._names) / self.frame_rate
 
     @property
+    def slack(self) -> float:
+        """Seconds that a time may lie before a frame to be taken for the frame's own."""
+        return _LATE / self.frame_rate
+
+    @property
+    def end(self) -> float:
+        """When the last frame disappears, in seconds."""
+        return self.duration
+
+    @property
     def num_channels(self) -> int:
         """1 where its first picture is gray, else 3."""
         return self._decode(0).shape[2]
+
+    def frames(self) -> Iterator[Frame]:
+        """Every frame, in order."""
+        return (Frame(number / self.frame_rate, self._decode(number)) for number in range(len(self._names)))
 
     def frames_at(self, times: Iterable[float]) -> Iterator[Frame]:
         """The frame on the screen at each time, until a time lies beyond the end."""
         last, frame = None, None
         for time in times:
-            number = int(time * self.frame_rate + 1e-6)  # a time that is a frame's own may be rounded down
+            number = int(time * self.frame_rate + _LATE)
             if number >= len(self._names):
                 return
             if frame is None or number != last:

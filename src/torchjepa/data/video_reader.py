@@ -110,6 +110,16 @@ class VideoReader:
         return float(self._stream.average_rate) if self._stream.average_rate else None
 
     @property
+    def slack(self) -> float:
+        """Seconds that a time may lie before a frame to be taken for the frame's own."""
+        return float(self._slack / self._ticks)
+
+    @property
+    def end(self) -> float:
+        """When the last frame read so far disappears, in seconds."""
+        return float((self._end_of_shown() - self._start) / self._ticks)
+
+    @property
     def num_channels(self) -> int:
         """1 where the file holds gray pictures, else 3."""
         return 1 if self._following.format.name.startswith("gray") else 3

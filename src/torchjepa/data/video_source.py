@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,19 @@ from torchjepa.data.clips import USUAL_RATE
 from torchjepa.data.errors import DataError, DecodeError
 from torchjepa.data.index import VIDEO_EXTENSIONS, VIDEOS, Names, index_folder
 from torchjepa.data.source import ChooseTimes, Task
+from torchjepa.data.video_cache import VideoCache, keep_video
 from torchjepa.data.video_files import OpenVideo, find_frames, open_video
 from torchjepa.data.video_table import read_table
 
 FRAME_FOLDER_RATE = USUAL_RATE
-_NUM_LOOKED_AT = 4  # videos opened at the start to learn the channels
+CACHE_BYTES = 2**30
+_NUM_LOOKED_AT = 4  # videos opened at the start to learn the channels, and whether all would fit into memory
+_MAX_KEPT = 100_000  # samples; more videos than these fit into no cache
+
+
+class _How(TypedDict):
+    min_size: int | None
+    frame_folder_rate: float
 
 
 class _VideoFiles:
@@ -23,7 +32,9 @@ class _VideoFiles:
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
 
-    def __init__(self, root: str, names: Names, min_size: int | None, frame_folder_rate: float) -> None:
+    def __init__(
+        self, root: str, names: Names, min_size: int | None, frame_folder_rate: float, cache_bytes: int
+    ) -> None:
         if not 0 < frame_folder_rate < float("inf"):
             raise ValueError(
                 f"videos: frame_folder_rate must be above 0, in frames a second, got {frame_folder_rate}."
@@ -31,6 +42,10 @@ class _VideoFiles:
         self._root, self._names = root, names
         self.min_size, self.frame_folder_rate = min_size, frame_folder_rate
         self.num_channels: int = 3
+        self._files: NDArray[np.int64] | None = None  # of each sample, the number of its file in the cache
+        self._cache: VideoCache | None = None
+        if len(self):
+            self._look(cache_bytes)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -49,22 +64,48 @@ class _VideoFiles:
             raise DecodeError(f"its frames change their size ({sorted(sizes)})")
         return [np.stack([found.kept[place] for place in places]) for places in found.places]
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A spawned worker cannot inherit the shared memory; it reads from the disk.
+        return {**self.__dict__, "_cache": None}
+
     def _open(self, index: int) -> OpenVideo:
-        path = os.path.join(self._root, self._names[index])
-        return open_video(path, min_size=self.min_size, frame_folder_rate=self.frame_folder_rate)
+        return self._kept(index) or open_video(self._path(index), **self._how)
+
+    def _kept(self, index: int) -> OpenVideo | None:
+        if self._cache is None or self._files is None:
+            return None
+        file = int(self._files[index])
+        if (video := self._cache.get(file)) is None and not self._cache.is_refused(file):
+            video = keep_video(self._path(index), self._cache.room, **self._how)
+            self._cache.put(file, video)
+        return video
+
+    def _path(self, index: int) -> str:
+        return os.path.join(self._root, self._names[index])
+
+    @property
+    def _how(self) -> _How:
+        return {"min_size": self.min_size, "frame_folder_rate": self.frame_folder_rate}
 
     def _piece(self, index: int) -> tuple[float, float | None]:
         return 0.0, None
 
-    def _look(self) -> int:
-        channels = []
+    def _look(self, cache_bytes: int) -> None:
+        channels, sizes = [], []
         for index in np.unique(np.linspace(0, len(self) - 1, _NUM_LOOKED_AT).astype(int)):
             try:
                 with self._open(int(index)) as video:
                     channels.append(video.num_channels)
-            except DecodeError:  # counted when it is asked for
+                    frame = next(iter(video.frames_at([0.0]))).pixels
+                    sizes.append(video.duration * (video.frame_rate or USUAL_RATE) * frame.nbytes)
+            except (DecodeError, StopIteration):  # counted when it is asked for
                 continue
-        return max(channels, default=3)
+        self.num_channels = max(channels, default=3)
+        if sizes and len(self) <= _MAX_KEPT:
+            names = [self._names[index] for index in range(len(self))]
+            files, self._files = np.unique(names, return_inverse=True)
+            if len(files) * max(sizes) <= cache_bytes:
+                self._cache = VideoCache(len(files), cache_bytes)
 
 
 class VideoFolderSource(_VideoFiles):
@@ -83,6 +124,8 @@ class VideoFolderSource(_VideoFiles):
             `VideoReader`). With twice the training size no square crop of a quarter of the area or more is enlarged.
             `None`: full size.
         frame_folder_rate: frames a second of videos that are folders of images, which do not say; 25.
+        cache_bytes: videos are decoded whole, once, and kept in memory that forked workers share, if a look at some
+            of them says that all fit in this many bytes; 1 GiB. 0: never, for a set that is read once.
 
     Raises:
         DataError: the path does not exist, is not a folder, cannot be read, or holds no videos.
@@ -95,15 +138,15 @@ class VideoFolderSource(_VideoFiles):
         *,
         min_size: int | None = None,
         frame_folder_rate: float = FRAME_FOLDER_RATE,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.path = os.fspath(path)
         _check_folder(self.path)
         index = index_folder(self.path, VIDEOS)
-        super().__init__(self.path, index.names, min_size, frame_folder_rate)
+        super().__init__(self.path, index.names, min_size, frame_folder_rate, cache_bytes)
         if not len(self):
             raise DataError(_no_videos(self.path))
         self.classes, self.labels = index.labels()
-        self.num_channels = self._look()
 
     def name(self, index: int) -> str:
         """The path below the folder, with forward slashes."""
@@ -134,6 +177,7 @@ class VideoTableSource(_VideoFiles):
         path: the CSV file.
         min_size: as for `VideoFolderSource`.
         frame_folder_rate: as for `VideoFolderSource`.
+        cache_bytes: as for `VideoFolderSource`.
 
     Attributes:
         tasks: the label columns by name, `label` for the plain one; `classes` and `labels` are those of `label`, or
@@ -150,15 +194,15 @@ class VideoTableSource(_VideoFiles):
         *,
         min_size: int | None = None,
         frame_folder_rate: float = FRAME_FOLDER_RATE,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.path = os.fspath(path)
         table = self._table = read_table(self.path)
-        super().__init__(os.path.dirname(self.path), table.names, min_size, frame_folder_rate)
+        super().__init__(os.path.dirname(self.path), table.names, min_size, frame_folder_rate, cache_bytes)
         self.tasks: dict[str, Task] = table.tasks
         unlabelled = Task((), np.full(len(self), -1))
         chosen = self.tasks.get("label") or next(iter(self.tasks.values()), unlabelled)
         self.classes, self.labels = chosen.classes, chosen.labels
-        self.num_channels = self._look()
 
     def name(self, index: int) -> str:
         """The path as the table has it, with the piece's start and end where it has them."""
@@ -193,6 +237,7 @@ def open_video_source(
     *,
     min_size: int | None = None,
     frame_folder_rate: float = FRAME_FOLDER_RATE,
+    cache_bytes: int = CACHE_BYTES,
 ) -> VideoFolderSource | VideoTableSource:
     """Open one set of videos, whole: a folder, or a CSV file.
 
@@ -200,13 +245,14 @@ def open_video_source(
         data: the path.
         min_size: short side that frames keep when they are decoded at reduced size (see `VideoFolderSource`).
         frame_folder_rate: frames a second of videos that are folders of images.
+        cache_bytes: room for decoded videos where all fit; 0: never, for a set that is read once.
 
     Raises:
         DataError: a path that cannot be used.
         ValueError: frame_folder_rate is not above 0.
     """
     kind = VideoTableSource if is_table(data) else VideoFolderSource
-    return kind(data, min_size=min_size, frame_folder_rate=frame_folder_rate)
+    return kind(data, min_size=min_size, frame_folder_rate=frame_folder_rate, cache_bytes=cache_bytes)
 
 
 def _check_folder(path: str) -> None:
