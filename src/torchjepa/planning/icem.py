@@ -133,8 +133,8 @@ def coloured(draws: Float[Tensor, "2 s t a"], beta: float) -> Float[Tensor, "s t
     real_only[0] = True
     real_only[-1] |= num_steps % 2 == 0
     imaginary = draws[1, :, :num].masked_fill(real_only[:, None], 0.0)
-    real = draws[0, :, :num] * torch.where(real_only, 2.0**0.5, 1.0)[:, None]
+    real = draws[0, :, :num] * torch.ones_like(strength).masked_fill(real_only, 2.0**0.5)[:, None]
     signal = torch.fft.irfft(torch.complex(real, imaginary) * strength[:, None], n=num_steps, dim=1)
     # Each frequency adds 4 strength^2 / t^2 to the variance of a step, one without imaginary part half as much.
-    variance = (strength.square() * torch.where(real_only, 2.0, 4.0)).sum() / num_steps**2
+    variance = (strength.square() * (4.0 - 2.0 * real_only)).sum() / num_steps**2
     return signal / variance.sqrt()

@@ -116,6 +116,6 @@ def path_weights(costs: Float[Tensor, "b s"], temperature: float) -> Float[Tenso
     finite = costs.isfinite()
     gap = costs.where(finite, 0.0) - costs.amin(1, keepdim=True)
     # A gap of 0 has exponent 0 at temperature 0 too, where 0 / 0 would be NaN.
-    exponent = torch.where(gap > 0, -gap / temperature if temperature > 0 else -math.inf, 0.0)
+    exponent = (-gap / temperature).masked_fill(gap <= 0, 0.0)
     weights = exponent.exp() * finite
     return weights / weights.sum(1, keepdim=True).clamp(min=1.0)

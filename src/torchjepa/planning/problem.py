@@ -151,8 +151,8 @@ class Problem:
             raise NonFiniteError(
                 f"{self.planner}: the plan of {len(failed)} of {self.batch_size} problems has no finite cost, first "
                 f"that of problem {failed[0]}, where {num_invalid} candidates cost NaN or minus infinity. Look at "
-                f"dynamics and cost over {self.horizon} steps, or bound the actions; where sequences have a finite cost "
-                "and only their mean has none, ask for result='best'."
+                f"dynamics and cost over {self.horizon} steps, or bound the actions; where sequences have a finite "
+                "cost and only their mean has none, ask for result='best'."
             )
         return Plan(found.actions.to(self.dtype), found.cost, info)
 
