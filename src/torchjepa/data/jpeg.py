@@ -104,14 +104,12 @@ def _decode_top(data: bytes, header: _Header, rows: int, scale: int) -> NDArray[
         if simplejpeg is None:
             pixels[: size[0]] = _by_pillow(short, size, scale)
         else:  # not strict: what follows the last row is superfluous, which is no error here
-            simplejpeg.decode_jpeg(
-                short,
-                _COLOURS[header.channels],
-                min_height=size[0],
-                min_width=size[1],
-                buffer=pixels,
-                strict=False,
+            colour = _COLOURS[header.channels]
+            found = simplejpeg.decode_jpeg(
+                short, colour, min_height=size[0], min_width=size[1], buffer=pixels, strict=False
             )
+            if found.shape[:2] != size:
+                return None
     except (ValueError, OSError):
         return None
     return pixels
