@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from torchjepa.nn.plain_attention import attend_by_products
 from torchjepa.nn.recompute import recomputable
 from torchjepa.nn.residual import MLP, linear_add, norm_mlp_add
 from torchjepa.nn.rope import Rotation, even_channels_first, rotate_heads
@@ -41,8 +42,7 @@ def attend(
     """
     is_short = k.shape[2] <= _MAX_PLAIN_TOKENS
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and is_short and q.requires_grad:
-        weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        return weights.softmax(dim=-1) @ v
+        return attend_by_products(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)
 
 

@@ -75,7 +75,7 @@ def linear_add(
         linear: the layer.
         residual: what it is added to.
     """
-    plain = _sees_plain_tensors(x) and not _is_autocast(x.device.type) and residual.dtype == x.dtype
+    plain = sees_plain_tensors(x) and not _is_autocast(x.device.type) and residual.dtype == x.dtype
     if not plain or not _is_plain(linear, nn.Linear) or linear.bias is None:
         return residual + linear(x)
     if not torch.is_grad_enabled():
@@ -84,13 +84,18 @@ def linear_add(
 
 
 def _is_plain_training(x: Tensor, norm: nn.LayerNorm, mlp: MLP) -> bool:
-    if not torch.is_grad_enabled() or not _sees_plain_tensors(x) or x.dtype != norm.weight.dtype:
+    if not torch.is_grad_enabled() or not sees_plain_tensors(x) or x.dtype != norm.weight.dtype:
         return False
     parts = {norm: nn.LayerNorm, mlp.fc1: nn.Linear, mlp.fc2: nn.Linear}
     return all(_is_plain(part, kind) and part.bias is not None for part, kind in parts.items())
 
 
-def _sees_plain_tensors(x: Tensor) -> bool:
+def sees_plain_tensors(x: Tensor) -> bool:
+    """Whether a hand-written node may take this tensor: no compiler, tracer, subclass or function transform looks on.
+
+    Args:
+        x: any of its inputs.
+    """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:
         return False
     return not torch._C._are_functorch_transforms_active()
@@ -113,10 +118,16 @@ def _add_product(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> T
     return out
 
 
-def _differentiable(
+def differentiable(
     formula: Callable[..., Tensor], inputs: Sequence[Tensor], grad: Tensor
 ) -> list[Tensor | None]:
-    """Gradients that can be differentiated once more, from autograd's own way through the formula."""
+    """Gradients that can be differentiated once more, from autograd's own way through the formula.
+
+    Args:
+        formula: what a hand-written node computes, in torch's operations.
+        inputs: its arguments; those that require no gradient get none.
+        grad: gradient of what comes out.
+    """
     wanted = [each for each in inputs if each.requires_grad]
     found = iter(torch.autograd.grad(formula(*inputs), wanted, grad, create_graph=True))
     return [next(found) if each.requires_grad else None for each in inputs]
@@ -157,7 +168,7 @@ class _NormMLPAdd(torch.autograd.Function):
         (grad,) = grad_outputs
         if torch.is_grad_enabled():
             formula = partial(_norm_mlp_add, eps=ctx.eps, dtype=ctx.dtype)
-            return *_differentiable(formula, ctx.saved_tensors[:7], grad), None, None
+            return *differentiable(formula, ctx.saved_tensors[:7], grad), None, None
         x, scale, shift, *_, mean, rstd, low_1, low_2, hidden = ctx.saved_tensors
         rows, flat = (each.reshape(-1, each.shape[-1]) for each in (x, grad))
         low = flat.to(hidden.dtype)
