@@ -142,14 +142,15 @@ class Preprocessing:
 
     def normalise(self, pixels: UInt8[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
         """(x / 255 - mean) / std, channels first."""
-        num, height, width, channels = pixels.shape
-        out = torch.empty(num, channels, height, width, device=pixels.device)
-        # Plane by plane, a few images at a time, all four passes while they are in the processor's cache: 0.18
-        # against 0.37 ms for 3 x 224 x 224.
-        rows = max(1, _CACHE_VALUES // max(1, height * width)) if pixels.device.type == "cpu" else num
-        for part, source in zip(out.split(rows), pixels.split(rows), strict=True):
-            for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
-                part[:, channel].copy_(source[..., channel]).div_(255).sub_(mean).div_(std)
+        planes = pixels.permute(0, 3, 1, 2)
+        out = torch.empty(planes.shape, device=pixels.device)
+        # A few images at a time go through all four passes while they are in the processor's cache: 0.22 against
+        # 0.37 ms for 3 x 224 x 224.
+        rows = (
+            max(1, _CACHE_VALUES // max(1, planes[0:1].numel())) if pixels.device.type == "cpu" else len(out)
+        )
+        for part, source in zip(out.split(rows), planes.split(rows), strict=True):
+            self.standardise(part.copy_(source).div_(255))
         return out
 
     def normalise_clips(self, clips: UInt8[Tensor, "b t h w c"]) -> Float[Tensor, "b c t h w"]:
