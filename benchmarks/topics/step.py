@@ -92,7 +92,11 @@ class OurStep:
     """The engine's step over one batch, again and again."""
 
     def __init__(
-        self, setting: Setting, precision: str, predictor: Callable[..., nn.Module] = Predictor
+        self,
+        setting: Setting,
+        precision: str,
+        predictor: Callable[..., nn.Module] = Predictor,
+        compiled: bool = False,
     ) -> None:
         masks = setting.masks()
         self.learner = IJEPA(
@@ -108,6 +112,7 @@ class OurStep:
             weight_decay=lambda step: WEIGHT_DECAY,
             precision=precision,
             accelerator="cpu",
+            compile=compiled,
         )
         self.stepper = Stepper(launch(settings), self.learner, settings)
         size = setting.batch_size
@@ -172,6 +177,7 @@ def build(
     precision: str = "32",
     peer_autocast: bool = False,
     predictor: Callable[..., nn.Module] = Predictor,
+    compiled: bool = False,
 ) -> Contenders:
     """Ours and the published step, and the products of ours alone.
 
@@ -180,8 +186,9 @@ def build(
         precision: of ours.
         peer_autocast: whether the published step runs under bfloat16 autocast.
         predictor: of ours.
+        compiled: whether ours runs through torch.compile, as `--compile` has it.
     """
-    ours = OurStep(setting, precision, predictor)
+    ours = OurStep(setting, precision, predictor, compiled)
     weights = ours.learner.encoder.state_dict(), ours.learner.predictor.state_dict()
     if predictor is not Predictor:
         weights = weights[0], setting.predictor().state_dict()
@@ -191,7 +198,9 @@ def build(
     if predictor is Predictor:
         theirs = torch.stack([peer() for _ in range(3)])
         deviation = relative_distance([torch.stack([ours() for _ in range(3)])], [theirs])
-    return Contenders(ours, peer, products(count_products(ours)), deviation)
+    # The products are those of the plain step: a compiled one does not show them.
+    plain = OurStep(setting, precision, predictor) if compiled else ours
+    return Contenders(ours, peer, products(count_products(plain)), deviation)
 
 
 def comparisons() -> Iterator[Comparison]:

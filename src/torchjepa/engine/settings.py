@@ -42,7 +42,9 @@ class TrainSettings:
         strategy: what several processes do: "auto" and "ddp" copy the learner to each;
             "ddp_find_unused_parameters_true" does so for a learner whose loss leaves some trainable parameters
             out; "fsdp" spreads weights, gradients and optimizer state over them (FSDP2). See docs/scaling.md.
-        compile: hand every child module of the learner to torch.compile.
+        compile: run transformer blocks and what else stands in an `nn.ModuleList` through torch.compile while training,
+            and whole the children of the learner that have none; see `engine.compiling`. On a CPU that needs a C++
+            compiler.
         recompute_activations: activation checkpointing, see `nn.recompute_activations`.
         log_every: a row of figures every so many steps, besides the first and the last.
         checkpoint_every: a checkpoint every so many steps, besides the last.

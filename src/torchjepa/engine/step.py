@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from torchjepa.engine.accumulate import Backward
+from torchjepa.engine.compiling import CompiledRegions
 from torchjepa.engine.optim import adamw, set_schedules
 from torchjepa.engine.settings import TrainSettings
-from torchjepa.engine.sharding import Twin, find_units, local, shard_like, whole
+from torchjepa.engine.sharding import Twin, local, shard_like, whole
 from torchjepa.engine.watch import FirstBadStep
 from torchjepa.nn import recompute_activations
 from torchjepa.types import Batch, Learner, Loss
@@ -60,10 +61,8 @@ class Stepper:
         sharded = settings.strategy == "fsdp" and fabric.world_size > 1
         self._twin = Twin(learner, fabric.is_global_zero) if sharded else None
         self.trained = learner if self._twin is None else self._twin.module
-        if settings.compile:
-            for part in find_units(self.trained) if sharded else self.trained.children():
-                part.compile()
         self._backward = Backward(fabric, self.trained, settings)
+        self._compiled = CompiledRegions(self.trained, fabric.device) if settings.compile else None
         self._adamw = adamw(
             self.trained,
             betas=settings.betas,
@@ -92,7 +91,8 @@ class Stepper:
         """
         settings = self._settings
         set_schedules(self._adamw, settings.learning_rate(step), settings.weight_decay(step))
-        loss, means = self._backward(stream, step)
+        with nullcontext() if self._compiled is None else self._compiled.active():
+            loss, means = self._backward(stream, step)
         grad_norm = self._clip()
         self._optimizer.step()
         self._optimizer.zero_grad()

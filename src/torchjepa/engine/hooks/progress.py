@@ -36,6 +36,11 @@ class Progress:
     def on_start(self, run: Run) -> None:
         """Open the live line."""
         self._run = run
+        if run.settings.compile:
+            self._console.print(
+                "Compiling: the first steps, and the first with each new length of a mask, take up to a minute.",
+                soft_wrap=True,
+            )
         if self._console.is_terminal:
             self._live = Live(console=self._console, get_renderable=self._line, refresh_per_second=4)
             self._live.start()
