@@ -18,6 +18,7 @@ from torch import nn
 from benchmarks.harness import Comparison, Contenders, relative_distance
 from benchmarks.peers import ema as plain
 from torchjepa.ema import EMA
+from torchjepa.engine.host_memory import use_huge_pages
 from torchjepa.nn import ViT
 
 _MOMENTUM = 0.996
@@ -46,6 +47,7 @@ def comparisons() -> Iterator[Comparison]:
 
 
 def _build(preset: str, dtype: torch.dtype) -> Contenders:
+    use_huge_pages()
     online = ViT.preset(preset).to(dtype)
     target = _perturbed(online)
     other = copy.deepcopy(target)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchjepa import dist
-from torchjepa.engine.host_memory import keep_freed_memory
+from torchjepa.engine.host_memory import use_huge_pages
 from torchjepa.engine.settings import TrainSettings
 from torchjepa.engine.sharding import shard
 
@@ -72,7 +72,7 @@ def launch(settings: TrainSettings) -> Fabric:
     )
     fabric.launch()
     if fabric.device.type == "cpu":
-        keep_freed_memory()
+        use_huge_pages()
     if dist.world_size() != fabric.world_size:
         raise ValueError(
             f"A process group of {dist.world_size()} is already up, but devices and num_nodes give "
