@@ -68,9 +68,10 @@ def test_embed_in_bfloat16_says_how_far_it_is_from_float32(jepa: Jepa, finished:
 def test_embed_starts_workers_for_many_images_and_writes_the_same(
     jepa: Jepa, finished: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for processors, workers in ((1, 0), (3, 2), (64, 8)):
+    for processors, beside_cpu, beside_gpu in ((1, 0, 0), (2, 0, 1), (3, 2, 2), (64, 8, 8)):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, n=processors: set(range(n)), raising=False)
-        assert [_num_workers(1999), _num_workers(2000)] == [0, workers]
+        assert [_num_workers(1999, "cpu"), _num_workers(2000, "cpu")] == [0, beside_cpu]
+        assert [_num_workers(1999, "cuda"), _num_workers(2000, "cuda")] == [0, beside_gpu]
     for number in ("0", "2"):
         jepa(
             "embed",

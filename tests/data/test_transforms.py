@@ -19,6 +19,7 @@ from torchjepa.rng import uniforms
 
 from .oracles import box_of, luma, resize
 
+WHOLE = np.asarray([[[0, 0, 20, 20]]])
 SIZES = [(32, 32), (48, 20), (9, 200), (200, 9), (1, 1), (33, 31)]
 
 
@@ -116,6 +117,19 @@ def test_read_only_and_transposed_images_are_taken_without_a_warning(recwarn):
     assert all(torch.equal(each, whole[0]) for each in whole)
     assert torch.equal(whole[0][0], torch.from_numpy(image))
     assert not recwarn
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("by_torch", [True, False])
+def test_an_image_of_the_right_size_is_left_as_it_is(channels, by_torch, monkeypatch):
+    monkeypatch.setattr(resizing, "_TORCH_RESIZES", by_torch)
+    (image,) = pictures([(20, 20)], channels)
+    turned = image.transpose(1, 0, 2)[:, ::-1]
+    turned.flags.writeable = False
+    for given in (image, turned):
+        kept = resizing.resize_frames(given[None], 20, channels)[0]  # resampled to its own size
+        assert np.array_equal(resizing.resize_boxes([given], WHOLE, None, 20, channels)[0, 0].numpy(), given)
+        assert np.array_equal(kept.numpy(), given)
 
 
 def test_normalising_part_by_part_changes_no_bit():

@@ -52,7 +52,8 @@ class EmbedCommand:
     """Images that are loaded together, 256 by default (on a CPU 32 at a time are encoded); or clips that are encoded
     together, by default as many as make 8,192 tokens."""
     num_workers: int | None = None
-    """Processes that load images. Default: one for each processor but one, at most 8; none for few images."""
+    """Processes that load images. Default: one for each processor but one, at most 8; none for few images, nor where
+    the encoder works on one or two processors. For photographs of a megapixel and more two are faster there."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     precision: Literal["32", "bf16-mixed"] = "32"
@@ -128,7 +129,7 @@ def _embed_samples(
         source,
         preprocessing,
         batch_size=together if command.batch_size is None else command.batch_size,
-        num_workers=_num_workers(len(source)) if workers is None else workers,
+        num_workers=_num_workers(len(source), device.type) if workers is None else workers,
         errors=errors,
     )
     encode, pool = opened.model.to(device), pool_by_name(opened.pool)
@@ -230,10 +231,12 @@ def _top(name: str) -> str:
     return name.split("/", 1)[0] if "/" in name else ""
 
 
-def _num_workers(num_images: int) -> int:
+def _num_workers(num_images: int, device: str) -> int:
     # One processor is left to the encoder; for few images the workers' start takes longer than they save.
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(processors - 1, 8) if num_images >= _LEAST_FOR_WORKERS else 0
+    # An encoder on two processors stands still wherever a worker takes one of them: reading beside it saves nothing.
+    crowded = device == "cpu" and processors <= 2
+    return 0 if crowded or num_images < _LEAST_FOR_WORKERS else min(processors - 1, 8)
 
 
 def _in_bfloat16(

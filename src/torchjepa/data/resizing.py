@@ -61,6 +61,8 @@ def resize_frames(
 
 
 def _resize_image(pixels: NDArray[np.uint8], side: int) -> UInt8[Tensor, "h w c"]:
+    if pixels.shape[:2] == (side, side):  # what both would give
+        return torch.from_numpy(np.array(pixels))
     if pixels.shape[2] in (1, 3) and not _TORCH_RESIZES:
         crop = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
         resized = np.array(crop.resize((side, side), Image.Resampling.BICUBIC))
