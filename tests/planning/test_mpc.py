@@ -73,6 +73,26 @@ def test_shifting_repeats_the_last_action():
     assert shifted(sequence[None], 3)[0, :, 0].tolist() == [3, 3, 3, 3]
 
 
+class Plain:
+    """A planner that can start somewhere and tells nothing but its actions."""
+
+    def __init__(self):
+        self.starts = []
+
+    def plan(self, dynamics, cost, state, *, horizon, generator, start=None):
+        self.starts.append(start)
+        actions = torch.arange(float(horizon))[:, None].expand(len(state), horizon, 2)
+        return Plan(actions, torch.zeros(len(state)))
+
+
+def test_without_sequences_a_plan_starts_from_the_last_actions():
+    plain = Plain()
+    mpc = controller(plain)
+    for _ in range(2):
+        mpc.step(torch.zeros(1, 2))
+    assert plain.starts[1][0, 0, :, 0].tolist() == [1, 2, 3, 3]
+
+
 class Bare:
     """A planner of the contract and no more."""
 

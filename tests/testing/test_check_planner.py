@@ -37,6 +37,14 @@ class OtherDtype(Sound):
         return dataclasses.replace(plan, actions=plan.actions.half())
 
 
+class WideActions(Sound):
+    def plan(self, dynamics, cost, state, *, horizon, generator):
+        def widened(state, action):
+            return dynamics(state, action.double())
+
+        return super().plan(widened, cost, state, horizon=horizon, generator=generator)
+
+
 class NarrowCost(Sound):
     def changed(self, plan):
         return dataclasses.replace(plan, cost=plan.cost.bfloat16())
@@ -126,6 +134,10 @@ def test_a_sound_planner_passes():
         (NoPlan, "plan must give a Plan, got Tensor"),
         (TransposedActions, r"actions must be \(3, 4, 2\), got \(3, 2, 4\)"),
         (OtherDtype, "actions must be torch.float32 on cpu as the state, got torch.float16"),
+        (
+            WideActions,
+            r"actions \[b, 2\] on the state's device and in its dtype, torch.float32, got .*float64",
+        ),
         (NarrowCost, "cost must be float32 or wider, got torch.bfloat16"),
         (OutOfBounds, r"actions must lie within \[-1.0, -1.0\] and \[1.0, 1.0\]"),
         (OtherCost, "cost must be that of the actions"),

@@ -23,7 +23,7 @@ class CEM:
 
     Each iteration draws a_s = clip(mean + std * noise), takes the cheapest as elites, and sets
     mean <- (1 - m) mean_elite + m mean, std <- (1 - n) std_elite + n std (unbiased). Entry by entry, step by step.
-    LeWM plans with 300 samples, 30 elites, 30 iterations and no momentum.
+    LeWM plans with 300 samples, 30 elites and 30 iterations.
 
     Args:
         space: the actions.

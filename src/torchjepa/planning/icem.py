@@ -32,12 +32,12 @@ class ICEM:
     Args:
         space: the actions.
         num_samples: sequences drawn for each problem in the first iteration; 100.
-        num_elites: how many are fitted; 10.
+        num_elites: how many are fitted; 10 (the paper).
         num_iterations: 3.
         beta: exponent of the noise, 0 (white) to 4; 2 (the paper: 0.25 to 4, by task; higher for slower systems).
-        decay: by which the population shrinks each iteration, at least 1; 1.25.
-        kept_elites: share of the elites that competes again; 0.3.
-        momentum: of mean and standard deviation, in [0, 1]; 0.1. (Elites to momentum: the paper's.)
+        decay: by which the population shrinks each iteration, at least 1; 1.25 (the paper).
+        kept_elites: share of the elites that competes again; 0.3 (the paper).
+        momentum: of mean and standard deviation, in [0, 1]; 0.1 (the paper).
         init_std: standard deviation of the first draws, one number or one for each entry; half of the entry's range by
             default (the paper's 0.5 in spaces of [-1, 1]), 1 where it has none.
         min_std: least standard deviation; 0 by default.

@@ -23,8 +23,8 @@ class MPC:
         horizon: number of actions that are planned.
         generator: source of all draws, one plan after the other.
         replan_every: how many actions of a plan are carried out; 1 by default, at most `horizon`.
-        warm_start: hand `info.sequences` of the last plan, shifted, to the planner's argument `start`; the default. A
-            planner without that argument needs `False`.
+        warm_start: hand `info.sequences` of the last plan, or its actions if its info has none, shifted, to the planner's
+            argument `start`; the default. A planner without that argument needs `False`.
 
     Attributes:
         plan: the plan being carried out; `None` before the first step.
@@ -83,7 +83,8 @@ class MPC:
     def _plan_from(self, state: Any, last: Plan | None) -> Plan:
         start = {}
         if self.warm_start and last is not None:
-            start["start"] = shifted(last.info.sequences, self.replan_every)
+            sequences = getattr(last.info, "sequences", last.actions[:, None])
+            start["start"] = shifted(sequences, self.replan_every)
         return self.planner.plan(
             self.dynamics, self.cost, state, horizon=self.horizon, generator=self.generator, **start
         )

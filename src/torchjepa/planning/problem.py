@@ -27,7 +27,7 @@ class PlanInfo:
 
     Args:
         best: least cost among an iteration's candidates `[b, i]`, infinite where none was finite.
-        mean: mean cost of its candidates with a finite one `[b, i]`.
+        mean: mean cost of its candidates with a finite one `[b, i]`, NaN where there was none.
         elite_mean: mean cost of the candidates that the planner learned from, in its own weights `[b, i]`.
         elite_std: standard deviation of the same `[b, i]`.
         num_invalid: how many candidates cost NaN or minus infinity `[b, i]`; they count as infinitely dear.

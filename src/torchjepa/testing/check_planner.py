@@ -28,10 +28,11 @@ def check_planner(
     """Check that an object keeps the contract of a planner, on small linear-quadratic problems.
 
     The contract: `plan(dynamics, cost, state, horizon=t, generator=g)` gives a `Plan` with finite actions `[b, t, a]`
-    within the bounds, on the state's device and in its dtype, and the cost of exactly these actions; the plan is a
-    function of its arguments alone (global random state is neither read nor moved); that of several problems is the
-    plans of each; it costs less than random actions do on average; no candidate that costs NaN is chosen, and where
-    all do it is a `ValueError`, as is a horizon below 1; no gradient is left behind.
+    within the bounds, on the state's device and in its dtype, as are those that the dynamics is given, and the cost of
+    exactly these actions; the plan is a function of its arguments alone (global random state is neither read nor
+    moved); that of several problems is the plans of each; it costs less than random actions do on average; no
+    candidate that costs NaN is chosen, and where all do it is a `ValueError`, as are a horizon below 1 and a state
+    without a batch axis; no gradient is left behind.
 
     Args:
         planner: the planner to judge.
@@ -65,9 +66,23 @@ class _Trial:
         starts = torch.tensor(_STARTS, dtype=dtype)
         return starts[:, None, None].expand(-1, 2, self.action_dim).contiguous()
 
-    def plan(self, state: Tensor, cost: Cost | None = None, seed: int = 0) -> Plan:
-        generator = rng.generator(seed, "check_planner")
-        plan = self.planner.plan(_drift, cost or _distance, state, horizon=self.horizon, generator=generator)
+    def plan(self, state: Tensor, cost: Cost | None = None) -> Plan:
+        generator, given = rng.generator(0, "check_planner"), set()
+
+        def dynamics(state: Tensor, action: Tensor) -> Tensor:
+            given.add((action.dtype, action.device, action.shape[1:]))
+            return _drift(state, action)
+
+        plan = self.planner.plan(
+            dynamics, cost or _distance, state, horizon=self.horizon, generator=generator
+        )
+        right = {(state.dtype, state.device, torch.Size([self.action_dim]))}
+        require(
+            given == right,
+            self.planner,
+            f"the dynamics must be given actions [b, {self.action_dim}] on the state's device and in its dtype, "
+            f"{state.dtype}, got {given}.",
+        )
         require(isinstance(plan, Plan), self.planner, f"plan must give a Plan, got {type(plan).__name__}.")
         return plan
 
