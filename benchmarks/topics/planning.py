@@ -140,7 +140,7 @@ def comparisons() -> Iterator[Comparison | Peak]:
                 f"{name}, costs of {what}",
                 peer,
                 partial(_build_rollouts, make, rollouts),
-                bar=2.5 if (name, peer) == ("latent", "one by one") else None,
+                bar=5.0 if (name, peer) == ("latent", "one by one") else None,
                 tolerance=1e-5,
             )
             yield Comparison(

@@ -23,8 +23,8 @@ class MPC:
         horizon: number of actions that are planned.
         generator: source of all draws, one plan after the other.
         replan_every: how many actions of a plan are carried out; 1 by default, at most `horizon`.
-        warm_start: hand `info.sequences` of the last plan, or its actions if its info has none, shifted, to the planner's
-            argument `start`; the default. A planner without that argument needs `False`.
+        warm_start: hand `info.sequences` of the last plan, or its actions if its info has none, shifted, to the
+            planner's argument `start`; the default. A planner without that argument needs `False`.
 
     Attributes:
         plan: the plan being carried out; `None` before the first step.
