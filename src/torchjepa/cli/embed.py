@@ -164,7 +164,7 @@ def _open_samples(command: EmbedCommand, preprocessing: Preprocessing) -> tuple[
             "--window and --stride are for videos and folders of them; a table says itself what its pieces are."
         )
     values = preprocessing.num_channels * preprocessing.num_frames * preprocessing.image_size**2
-    source = open_video_source(command.data, min_size=size)
+    source = open_video_source(command.data, min_size=size, cache_bytes=0)
     return source, "pieces of videos", max(1, min(_BATCH, _VALUES_TOGETHER // values))
 
 
