@@ -34,3 +34,9 @@ def test_an_unknown_room_is_named() -> None:
     text = subprocess.check_output([sys.executable, "-c", code], text=True)
     assert "'colapse'" in text
     assert "collapse" in text.split("has no attribute")[1]
+
+
+def test_no_room_loads_the_compiler() -> None:
+    rooms = "import sys, torchjepa.engine, torchjepa.hub, torchjepa.recipes;"
+    code = rooms + "sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

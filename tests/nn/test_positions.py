@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchjepa.nn import sincos_positions
-from torchjepa.nn.positions import SinCosPositions
+from torchjepa.nn.positions import SinCosPositions, _constant_table
 from torchjepa.types import Grid
 
 SIN, COS = 0.841471, 0.540302
@@ -103,3 +103,8 @@ def test_a_table_made_in_inference_mode_serves_training():
     scale = torch.ones(4, requires_grad=True)
     (positions(Grid(w=3), scale) * scale).sum().backward()
     assert scale.grad is not None
+
+
+def test_tables_are_constants_to_a_compiler_as_torch_marks_them():
+    marked = torch.compiler.assume_constant_result(lambda: None)
+    assert vars(marked).items() <= vars(_constant_table).items()
