@@ -70,6 +70,18 @@ def test_files_and_frame_folders_are_found_with_their_classes(folder: Path) -> N
         assert (numbers(one), numbers(two)) == ([0, 5], [1, 5, last]), names[i]
 
 
+def test_folders_read_as_videos_are_told(folder: Path, tmp_path: Path) -> None:
+    assert "; 1 of the videos are folders of numbered images, each read as" in open_videos(folder).description
+    for name in ("cats", "dogs"):  # a set of images by class looks the same
+        _write_frames(tmp_path / "pets" / name, 3)
+    assert "; 2 of the videos are folders" in open_videos(tmp_path / "pets").description
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        write_movie(clips / name)
+    assert "folders of" not in open_videos(clips).description
+
+
 def test_a_top_level_folder_of_frames_is_a_video_without_a_class(tmp_path: Path) -> None:
     for name in "ab":
         _write_frames(tmp_path / name, 3, gray=True)

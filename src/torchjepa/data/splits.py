@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -105,7 +105,24 @@ def open_videos(
             train, test, f"embedded moving digits: {len(train)} training, {len(test)} test videos"
         )
     open_one = partial(open_video_source, min_size=min_size, frame_folder_rate=frame_folder_rate)
-    return _split(data, test_data, holdout, seed, open_one)
+    split = _split(data, test_data, holdout, seed, open_one)
+    return replace(split, description=split.description + _folders_read(split))
+
+
+def _folders_read(split: DataSplit) -> str:
+    # A class folder that holds nothing but numbered pictures looks like one: it must not be taken for one in silence.
+    whole = {id(source): source for source in map(_whole, (split.train, split.test))}
+    num = sum(getattr(source, "num_frame_folders", 0) for source in whole.values())
+    if not num:
+        return ""
+    return (
+        f"; {num} of the videos are folders of numbered images, each read as the frames of one video (for pictures "
+        "that are samples of their own use a recipe that takes images)"
+    )
+
+
+def _whole(source: Source) -> Source:
+    return source.source if isinstance(source, Subset) else source
 
 
 def _check_holdout(name: str, holdout: float) -> None:

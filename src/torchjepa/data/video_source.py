@@ -148,6 +148,12 @@ class VideoFolderSource(_VideoFiles):
             raise DataError(_no_videos(self.path))
         self.classes, self.labels = index.labels()
 
+    @property
+    def num_frame_folders(self) -> int:
+        """How many of the videos are folders of images, the frames of one video each."""
+        last = self._names.block[self._names.ends[1:] - 1]
+        return int((last == ord(".")).sum())  # the index writes them with a dot behind; files end otherwise
+
     def name(self, index: int) -> str:
         """The path below the folder, with forward slashes."""
         return self.origin(index)
