@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 # Below, memory is not short, and autograd, which keeps all, is a little faster.
-_LEAN_BYTES = 16 << 20
+_LEAN_BYTES = 10 << 20
 
 
 class MLP(nn.Module):
