@@ -6,6 +6,7 @@ Axis letters of this file: `j` keys, `e` channels of one head.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from torchjepa.nn.plain_attention import attend_by_products
 from torchjepa.nn.recompute import recomputable
-from torchjepa.nn.residual import MLP, linear_add, norm_mlp_add
+from torchjepa.nn.residual import MLP, is_plain, linear_add, norm_linear, norm_mlp_add
 from torchjepa.nn.rope import Rotation, even_channels_first, rotate_heads
 
 # Queries, keys and values of all heads to what every query gathers, as `attend` has it.
@@ -109,15 +110,18 @@ class Attention(nn.Module):
         rotation: Rotation | None = None,
         pattern: Pattern = attend,
         residual: Float[Tensor, "b n_out d"] | None = None,
+        norm: nn.LayerNorm | None = None,
     ) -> Float[Tensor, "b n_out d"]:
         """Attend within each sequence; with `num_queries` only the last so many tokens ask and come out.
 
         With `rotation`, the rotary positions of the n tokens, queries and keys are turned. `pattern` says which
         tokens see which, all of them by default; it takes and returns what `attend` does. What comes out is added
-        to `residual`, if there is one.
+        to `residual`, if there is one. With `norm` the tokens go through it first.
         """
+        if norm is not None and (num_queries is not None or rotation is not None):
+            x, norm = norm(x), None
         if num_queries is None:
-            q, k, v = self._heads(x, None, 2, rotation)
+            q, k, v = self._heads(x, None, 2, rotation, norm)
         else:
             dim = x.shape[-1]
             asking = None if rotation is None else rotation.last(num_queries)
@@ -127,7 +131,12 @@ class Attention(nn.Module):
         return self.proj(gathered) if residual is None else linear_add(gathered, self.proj, residual)
 
     def _heads(
-        self, x: Tensor, rows: slice | None, num_rotated: int, rotation: Rotation | None
+        self,
+        x: Tensor,
+        rows: slice | None,
+        num_rotated: int,
+        rotation: Rotation | None,
+        norm: nn.LayerNorm | None = None,
     ) -> tuple[Tensor, ...]:
         # The parts among queries, keys and values that these rows of the weight give, all rows when absent.
         shape = -1, self.num_heads, x.shape[-1] // self.num_heads
@@ -136,7 +145,8 @@ class Attention(nn.Module):
             weight, bias = weight[rows], bias[rows]
         if rotation is None:
             # The layer itself where it can be: people hook it and quantize it.
-            parts = self.qkv(x) if rows is None else F.linear(x, weight, bias)
+            whole = self.qkv if norm is None else partial(norm_linear, norm=norm, linear=self.qkv)
+            parts = whole(x) if rows is None else F.linear(x, weight, bias)
             # Taken apart along an inner axis, so that their gradients are put together in place and not copied again.
             return tuple(part.transpose(1, 2) for part in parts.unflatten(-1, shape).unbind(2))
         num_heads = num_rotated * self.num_heads
@@ -179,7 +189,10 @@ class Block(nn.Module):
         `Attention`.
         """
         residual = x if num_queries is None else x[:, -num_queries:]
-        x = self.attn(self.norm1(x), num_queries, rotation, pattern, residual)
+        if is_plain(self.attn, Attention):
+            x = self.attn(x, num_queries, rotation, pattern, residual, self.norm1)
+        else:  # who replaces or hooks it expects that it is given what is normalised
+            x = self.attn(self.norm1(x), num_queries, rotation, pattern, residual)
         return norm_mlp_add(x, self.norm2, self.mlp)
 
     def residual_weights(self) -> tuple[Tensor, Tensor]:

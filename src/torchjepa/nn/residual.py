@@ -1,9 +1,9 @@
-"""What a transformer block adds to its residual stream, with fewer passes over memory and less kept for the backward.
+"""What a transformer block does around its residual stream, with fewer passes over memory and less to keep.
 
 Of an MLP half, x + W_2 gelu(W_1 norm(x) + b_1) + b_2, autograd keeps what went into every operation: of d channels a
 token, x, the norm's output, the hidden layer before and after the GELU, 10 d numbers. Here, where layers are large, x
-and the hidden layer before the GELU are kept, 5 d; norm and GELU are computed again, for 1 to 5 % of a training step.
-Of a whole block's 16 d that saves a third.
+and the hidden layer before the GELU are kept, 5 d; norm and GELU are computed again, for 1 to 5 % of a training step,
+and so is the norm in front of queries, keys and values. Of a whole block's 16 d that saves more than a third.
 
 Axis letters of this file: `r` rows, all axes but the last; `o` channels that come out.
 """
@@ -52,15 +52,30 @@ def norm_mlp_add(x: Float[Tensor, "*r d"], norm: nn.LayerNorm, mlp: MLP) -> Floa
         norm: the layer norm in front.
         mlp: the two layers.
     """
-    if not _is_plain(mlp, MLP):
+    if not is_plain(mlp, MLP):
         return x + mlp(norm(x))
-    fc1, fc2, kind = mlp.fc1, mlp.fc2, x.device.type
-    dtype = torch.get_autocast_dtype(kind) if _is_autocast(kind) else x.dtype
-    is_plain = _is_plain_training(x, norm, mlp)
-    if not is_plain or x.shape[:-1].numel() * fc1.out_features * dtype.itemsize < _LEAN_BYTES:
+    fc1, fc2 = mlp.fc1, mlp.fc2
+    if not _is_large(x, fc1) or not _is_plain_training(x, norm, fc1, fc2):
         return linear_add(F.gelu(fc1(norm(x))), fc2, x)
     weights = (norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-    return _NormMLPAdd.apply(x, *weights, norm.eps, dtype)  # type: ignore[return-value]
+    return _NormMLPAdd.apply(x, *weights, norm.eps, _product_dtype(x))  # type: ignore[return-value]
+
+
+def norm_linear(x: Float[Tensor, "*r d"], norm: nn.LayerNorm, linear: nn.Linear) -> Float[Tensor, "*r o"]:
+    """The layer of the norm, linear(norm(x)).
+
+    Where what comes out is large, x alone is kept for the backward, and the norm is computed again. Autocast and parts
+    that somebody looks at as in `norm_mlp_add`.
+
+    Args:
+        x: tokens.
+        norm: the layer norm in front.
+        linear: the layer.
+    """
+    if not _is_large(x, linear) or not _is_plain_training(x, norm, linear):
+        return linear(norm(x))
+    weights = (norm.weight, norm.bias, linear.weight, linear.bias)
+    return _NormLinear.apply(x, *weights, norm.eps, _product_dtype(x))  # type: ignore[return-value]
 
 
 def linear_add(
@@ -76,36 +91,59 @@ def linear_add(
         residual: what it is added to.
     """
     plain = sees_plain_tensors(x) and not _is_autocast(x.device.type) and residual.dtype == x.dtype
-    if not plain or not _is_plain(linear, nn.Linear) or linear.bias is None:
+    if not plain or not is_plain(linear, nn.Linear) or linear.bias is None:
         return residual + linear(x)
     if not torch.is_grad_enabled():
         return _add_product(residual, x, linear.weight, linear.bias)
     return _LinearAdd.apply(x, linear.weight, linear.bias, residual)  # type: ignore[return-value]
 
 
-def _is_plain_training(x: Tensor, norm: nn.LayerNorm, mlp: MLP) -> bool:
+def _is_large(x: Tensor, linear: nn.Linear) -> bool:
+    return x.shape[:-1].numel() * linear.out_features * _product_dtype(x).itemsize >= _LEAN_BYTES
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if _is_autocast(kind) else x.dtype
+
+
+def _is_plain_training(x: Tensor, norm: nn.LayerNorm, *linears: nn.Linear) -> bool:
     if not torch.is_grad_enabled() or not sees_plain_tensors(x) or x.dtype != norm.weight.dtype:
         return False
-    parts = {norm: nn.LayerNorm, mlp.fc1: nn.Linear, mlp.fc2: nn.Linear}
-    return all(_is_plain(part, kind) and part.bias is not None for part, kind in parts.items())
+    parts = {norm: nn.LayerNorm} | dict.fromkeys(linears, nn.Linear)
+    return all(is_plain(part, kind) and part.bias is not None for part, kind in parts.items())
 
 
 def sees_plain_tensors(x: Tensor) -> bool:
     """Whether a hand-written node may take this tensor: no compiler, tracer, subclass or function transform looks on.
 
+    Fake tensors may: who follows a step without computing it wants to know what a real one keeps.
+
     Args:
         x: any of its inputs.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not (type(x) is Tensor or _is_fake(x)):
         return False
     return not torch._C._are_functorch_transforms_active()
+
+
+def _is_fake(x: Tensor) -> bool:
+    from torch._subclasses.fake_tensor import FakeTensor  # late: it takes long to import
+
+    return isinstance(x, FakeTensor)
 
 
 def _is_autocast(kind: str) -> bool:
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
-def _is_plain(part: nn.Module, kind: type[nn.Module]) -> bool:
+def is_plain(part: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a part is of this very class and nobody has hooked it.
+
+    Args:
+        part: the module.
+        kind: its class.
+    """
     hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
     return type(part) is kind and not any(hooks)
 
@@ -148,6 +186,32 @@ class _LinearAdd(torch.autograd.Function):
         return grad @ weight, rows.t() @ x.reshape(-1, x.shape[-1]), rows.sum(0), grad
 
 
+class _NormLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *args: Any) -> Tensor:
+        scale, shift, weight, bias, eps, dtype = args
+        rows, low = x.reshape(-1, x.shape[-1]), weight.to(dtype)
+        normed, mean, rstd = torch.native_layer_norm(rows, rows.shape[-1:], scale, shift, eps)
+        ctx.save_for_backward(x, *args[:4], mean, rstd, low)
+        ctx.eps, ctx.dtype = eps, dtype
+        return torch.addmm(bias.to(dtype), normed.to(dtype), low.t()).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grad_outputs
+        if torch.is_grad_enabled():
+            formula = partial(_norm_linear, eps=ctx.eps, dtype=ctx.dtype)
+            return *differentiable(formula, ctx.saved_tensors[:5], grad), None, None
+        x, scale, shift, _, _, mean, rstd, low = ctx.saved_tensors
+        rows, flat = (each.reshape(-1, each.shape[-1]) for each in (x, grad))
+        of_weight = flat.t() @ _normalized(rows, mean, rstd, scale, shift).to(low.dtype)
+        of_rows, of_scale, of_shift = torch.ops.aten.native_layer_norm_backward(
+            (flat @ low).to(rows.dtype), rows, rows.shape[-1:], mean, rstd, scale, shift, [True] * 3
+        )
+        weights = [each.to(scale.dtype) for each in (of_weight, flat.sum(0))]
+        return of_rows.view(x.shape), of_scale, of_shift, *weights, None, None
+
+
 class _NormMLPAdd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *args: Any) -> Tensor:
@@ -174,13 +238,23 @@ class _NormMLPAdd(torch.autograd.Function):
         low = flat.to(hidden.dtype)
         of_weight_2 = low.t() @ F.gelu(hidden)
         of_hidden = torch.ops.aten.gelu_backward(low @ low_2, hidden)
-        normed = torch.addcmul(shift, (rows - mean).mul_(rstd), scale).to(hidden.dtype)
-        of_weight_1 = of_hidden.t() @ normed
+        of_weight_1 = of_hidden.t() @ _normalized(rows, mean, rstd, scale, shift).to(hidden.dtype)
         of_rows, of_scale, of_shift = torch.ops.aten.native_layer_norm_backward(
             (of_hidden @ low_1).to(rows.dtype), rows, rows.shape[-1:], mean, rstd, scale, shift, [True] * 3
         )
         weights = [each.to(scale.dtype) for each in (of_weight_1, of_hidden.sum(0), of_weight_2, flat.sum(0))]
         return of_rows.add_(flat).view(grad.shape), of_scale, of_shift, *weights, None, None
+
+
+def _normalized(rows: Tensor, mean: Tensor, rstd: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return torch.addcmul(shift, (rows - mean).mul_(rstd), scale)
+
+
+def _norm_linear(
+    x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, *, eps: float, dtype: torch.dtype
+) -> Tensor:
+    normed = F.layer_norm(x, scale.shape, scale, shift, eps).to(dtype)
+    return F.linear(normed, weight.to(dtype), bias.to(dtype))
 
 
 def _norm_mlp_add(
