@@ -35,7 +35,7 @@ def attend_by_products(
         `[b, heads, n, e]`.
     """
     num_keys = k.shape[2]
-    if not sees_plain_tensors(q):
+    if not sees_plain_tensors(q, or_fake=True):
         return _weighted_sum(q, k, v, num_keys)
     missing = -num_keys % _LANES
     if missing > _LANES // 2:  # more products than a faster softmax is worth

@@ -115,27 +115,28 @@ def _is_plain_training(x: Tensor, norm: nn.LayerNorm, *linears: nn.Linear) -> bo
     return all(is_plain(part, kind) and part.bias is not None for part, kind in parts.items())
 
 
-def sees_plain_tensors(x: Tensor) -> bool:
+def sees_plain_tensors(x: Tensor, or_fake: bool = False) -> bool:
     """Whether a hand-written node may take this tensor: no compiler, tracer, subclass or function transform looks on.
-
-    Fake tensors may: who follows a step without computing it wants to know what a real one keeps.
 
     Args:
         x: any of its inputs.
+        or_fake: fake tensors may too, of one who follows a step without computing it.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not (type(x) is Tensor or _is_fake(x)):
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if type(x) is not Tensor and not (or_fake and _is_fake(x)):
         return False
     return not torch._C._are_functorch_transforms_active()
+
+
+def _is_autocast(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def _is_fake(x: Tensor) -> bool:
     from torch._subclasses.fake_tensor import FakeTensor  # late: it takes long to import
 
     return isinstance(x, FakeTensor)
-
-
-def _is_autocast(kind: str) -> bool:
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def is_plain(part: nn.Module, kind: type[nn.Module]) -> bool:
