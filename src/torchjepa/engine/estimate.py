@@ -23,6 +23,7 @@ from torchjepa.engine.sampler import check_divisible
 from torchjepa.engine.settings import TrainSettings
 from torchjepa.engine.sharding import find_units
 from torchjepa.engine.step import Stepper
+from torchjepa.nn.native.structures import kernels_while_followed
 from torchjepa.types import Batch
 
 # Mask sizes differ from step to step: the memory is the most of so many updates, the FLOPs are their mean.
@@ -231,8 +232,11 @@ def _follow(
         ledger.assign("target", [*still, *learner.buffers()])
         for step in range(1, 1 + _FOLLOWED):
             ledger.start()
-            stepper.update(stream, step)
+            with kernels_while_followed():  # which keep less than torch's operations, and hide them
+                stepper.update(stream, step)
             peaks.append(ledger.peak)
+            ledger.start()
+            stepper.update(stream, step)
             flops.append(ledger.flops)
     samples = _FOLLOWED * len(views[0]) * settings.accumulate
     return Footprint(

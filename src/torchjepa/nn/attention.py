@@ -13,9 +13,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from torchjepa.nn.hand_written import is_plain
+from torchjepa.nn.native import nodes, tile_attention
+from torchjepa.nn.native.structures import may_run_on
 from torchjepa.nn.plain_attention import attend_by_products
 from torchjepa.nn.recompute import recomputable
-from torchjepa.nn.residual import MLP, is_plain, linear_add, norm_linear, norm_mlp_add
+from torchjepa.nn.residual import MLP, is_large, linear_add, norm_linear, norm_mlp_add
 from torchjepa.nn.rope import Rotation, even_channels_first, rotate_heads
 
 # Queries, keys and values of all heads to what every query gathers, as `attend` has it.
@@ -41,6 +44,8 @@ def attend(
     Returns:
         `[b, heads, n, e]`.
     """
+    if may_run_on(q) and tile_attention.serves(q, k):
+        return tile_attention.attend(q, k, v)
     is_short = k.shape[2] <= _MAX_PLAIN_TOKENS
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and is_short and q.requires_grad:
         return attend_by_products(q, k, v)
@@ -120,7 +125,11 @@ class Attention(nn.Module):
         """
         if norm is not None and (num_queries is not None or rotation is not None):
             x, norm = norm(x), None
-        if num_queries is None:
+        if num_queries is None and norm is not None and nodes.serve(x, norm, self.qkv):
+            # The stream goes through the node, in whose backward its two gradients meet.
+            stream, q, k, v = nodes.norm_heads(x, norm, self.qkv, self.num_heads, is_large(x, self.qkv))
+            residual = stream if residual is x else residual
+        elif num_queries is None:
             q, k, v = self._heads(x, None, 2, rotation, norm)
         else:
             dim = x.shape[-1]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchjepa.nn.residual import differentiable, sees_plain_tensors
+from torchjepa.nn.hand_written import differentiable, sees_plain_tensors
 
 # What a vector register holds of bfloat16; torch's softmax takes what is left of a row number by number.
 _LANES = 32

@@ -10,7 +10,6 @@ Axis letters of this file: `r` rows, all axes but the last; `o` channels that co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,18 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from torchjepa.nn.hand_written import (
+    are_plain,
+    differentiable,
+    is_autocast,
+    is_plain,
+    norm_linear_formula,
+    norm_mlp_add_formula,
+    product_dtype,
+    sees_plain_tensors,
+)
+from torchjepa.nn.native import nodes
 
 # Below, memory is not short, and autograd, which keeps all, is a little faster.
 _LEAN_BYTES = 10 << 20
@@ -55,10 +66,12 @@ def norm_mlp_add(x: Float[Tensor, "*r d"], norm: nn.LayerNorm, mlp: MLP) -> Floa
     if not is_plain(mlp, MLP):
         return x + mlp(norm(x))
     fc1, fc2 = mlp.fc1, mlp.fc2
-    if not (_is_plain_training(x, norm, fc1, fc2) and _is_large(x, fc1)):
+    if nodes.serve(x, norm, fc1, fc2):
+        return nodes.norm_mlp_add(x, norm, fc1, fc2, is_large(x, fc1))
+    if not (_is_plain_training(x, norm, fc1, fc2) and is_large(x, fc1)):
         return linear_add(F.gelu(fc1(norm(x))), fc2, x)
     weights = (norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-    return _NormMLPAdd.apply(x, *weights, norm.eps, _product_dtype(x))  # type: ignore[return-value]
+    return _NormMLPAdd.apply(x, *weights, norm.eps, product_dtype(x))  # type: ignore[return-value]
 
 
 def norm_linear(x: Float[Tensor, "*r d"], norm: nn.LayerNorm, linear: nn.Linear) -> Float[Tensor, "*r o"]:
@@ -72,10 +85,10 @@ def norm_linear(x: Float[Tensor, "*r d"], norm: nn.LayerNorm, linear: nn.Linear)
         norm: the layer norm in front.
         linear: the layer.
     """
-    if not (_is_plain_training(x, norm, linear) and _is_large(x, linear)):
+    if not (_is_plain_training(x, norm, linear) and is_large(x, linear)):
         return linear(norm(x))
     weights = (norm.weight, norm.bias, linear.weight, linear.bias)
-    return _NormLinear.apply(x, *weights, norm.eps, _product_dtype(x))  # type: ignore[return-value]
+    return _NormLinear.apply(x, *weights, norm.eps, product_dtype(x))  # type: ignore[return-value]
 
 
 def linear_add(
@@ -90,7 +103,9 @@ def linear_add(
         linear: the layer.
         residual: what it is added to.
     """
-    plain = sees_plain_tensors(x) and not _is_autocast(x.device.type) and residual.dtype == x.dtype
+    if is_autocast(x.device.type) and nodes.serve(residual, None, linear):
+        return nodes.linear_add(x, linear, residual)
+    plain = sees_plain_tensors(x) and not is_autocast(x.device.type) and residual.dtype == x.dtype
     if not plain or not is_plain(linear, nn.Linear) or linear.bias is None:
         return residual + linear(x)
     if not torch.is_grad_enabled():
@@ -98,56 +113,20 @@ def linear_add(
     return _LinearAdd.apply(x, linear.weight, linear.bias, residual)  # type: ignore[return-value]
 
 
-def _is_large(x: Tensor, linear: nn.Linear) -> bool:
-    # Not to be asked of an exporter's tensors: the answer would fix an open axis.
-    return x.shape[:-1].numel() * linear.out_features * _product_dtype(x).itemsize >= _LEAN_BYTES
+def is_large(x: Tensor, linear: nn.Linear) -> bool:
+    """Whether what a layer gives is worth to be computed again; not to be asked of an exporter's open axes.
 
-
-def _product_dtype(x: Tensor) -> torch.dtype:
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if _is_autocast(kind) else x.dtype
+    Args:
+        x: what it maps.
+        linear: the layer.
+    """
+    return x.shape[:-1].numel() * linear.out_features * product_dtype(x).itemsize >= _LEAN_BYTES
 
 
 def _is_plain_training(x: Tensor, norm: nn.LayerNorm, *linears: nn.Linear) -> bool:
     if not torch.is_grad_enabled() or not sees_plain_tensors(x) or x.dtype != norm.weight.dtype:
         return False
-    parts = {norm: nn.LayerNorm} | dict.fromkeys(linears, nn.Linear)
-    return all(is_plain(part, kind) and part.bias is not None for part, kind in parts.items())
-
-
-def sees_plain_tensors(x: Tensor, or_fake: bool = False) -> bool:
-    """Whether a hand-written node may take this tensor: no compiler, tracer, subclass or function transform looks on.
-
-    Args:
-        x: any of its inputs.
-        or_fake: fake tensors may too, of one who follows a step without computing it.
-    """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    if type(x) is not Tensor and not (or_fake and _is_fake(x)):
-        return False
-    return not torch._C._are_functorch_transforms_active()
-
-
-def _is_autocast(kind: str) -> bool:
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-
-
-def _is_fake(x: Tensor) -> bool:
-    from torch._subclasses.fake_tensor import FakeTensor  # late: it takes long to import
-
-    return isinstance(x, FakeTensor)
-
-
-def is_plain(part: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a part is of this very class and nobody has hooked it.
-
-    Args:
-        part: the module.
-        kind: its class.
-    """
-    hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
-    return type(part) is kind and not any(hooks)
+    return are_plain(norm, *linears)
 
 
 def _add_product(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -156,21 +135,6 @@ def _add_product(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> T
     torch.add(residual.reshape(rows.shape), bias, out=rows)
     torch.addmm(rows, x.reshape(-1, x.shape[-1]), weight.t(), out=rows)
     return out
-
-
-def differentiable(
-    formula: Callable[..., Tensor], inputs: Sequence[Tensor], grad: Tensor
-) -> list[Tensor | None]:
-    """Gradients that can be differentiated once more, from autograd's own way through the formula.
-
-    Args:
-        formula: what a hand-written node computes, in torch's operations.
-        inputs: its arguments; those that require no gradient get none.
-        grad: gradient of what comes out.
-    """
-    wanted = [each for each in inputs if each.requires_grad]
-    found = iter(torch.autograd.grad(formula(*inputs), wanted, grad, create_graph=True))
-    return [next(found) if each.requires_grad else None for each in inputs]
 
 
 class _LinearAdd(torch.autograd.Function):
@@ -202,7 +166,7 @@ class _NormLinear(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
         if torch.is_grad_enabled():
-            formula = partial(_norm_linear, eps=ctx.eps, dtype=ctx.dtype)
+            formula = partial(norm_linear_formula, eps=ctx.eps, dtype=ctx.dtype)
             return *differentiable(formula, ctx.saved_tensors[:5], grad), None, None
         x, scale, shift, _, _, mean, rstd, low = ctx.saved_tensors
         rows, flat = (each.reshape(-1, each.shape[-1]) for each in (x, grad))
@@ -233,7 +197,7 @@ class _NormMLPAdd(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
         if torch.is_grad_enabled():
-            formula = partial(_norm_mlp_add, eps=ctx.eps, dtype=ctx.dtype)
+            formula = partial(norm_mlp_add_formula, eps=ctx.eps, dtype=ctx.dtype)
             return *differentiable(formula, ctx.saved_tensors[:7], grad), None, None
         x, scale, shift, *_, mean, rstd, low_1, low_2, hidden = ctx.saved_tensors
         rows, flat = (each.reshape(-1, each.shape[-1]) for each in (x, grad))
@@ -250,27 +214,3 @@ class _NormMLPAdd(torch.autograd.Function):
 
 def _normalized(rows: Tensor, mean: Tensor, rstd: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(shift, (rows - mean).mul_(rstd), scale)
-
-
-def _norm_linear(
-    x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, *, eps: float, dtype: torch.dtype
-) -> Tensor:
-    normed = F.layer_norm(x, scale.shape, scale, shift, eps).to(dtype)
-    return F.linear(normed, weight.to(dtype), bias.to(dtype))
-
-
-def _norm_mlp_add(
-    x: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    weight_1: Tensor,
-    bias_1: Tensor,
-    weight_2: Tensor,
-    bias_2: Tensor,
-    *,
-    eps: float,
-    dtype: torch.dtype,
-) -> Tensor:
-    normed = F.layer_norm(x, scale.shape, scale, shift, eps).to(dtype)
-    hidden = F.linear(normed, weight_1.to(dtype), bias_1.to(dtype))
-    return x + F.linear(F.gelu(hidden), weight_2.to(dtype), bias_2.to(dtype))

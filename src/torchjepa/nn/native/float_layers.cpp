@@ -1,0 +1,252 @@
+// A transformer block in float: the layer norm, and the MLP half some rows at a time, so that the hidden layer is in the
+// cache when the next step wants it. Products are those of the BLAS that torch brings, called by each thread for rows of
+// its own.
+//
+// Rows are tokens, contiguous. Sums over rows are added up over a fixed number of runs of rows and then run by run, the
+// same for any number of threads. Plain loops that a compiler turns into vector instructions.
+
+#include "numbers.h"
+
+typedef void (*Sgemm)(const char*, const char*, const int*, const int*, const int*, const float*, const float*,
+                      const int*, const float*, const int*, const float*, float*, const int*);
+
+struct FloatMLP {  // out = x + gelu(norm(x) W1^T + bias1) W2^T + bias2
+  Sgemm sgemm;
+  const float *x, *scale, *shift;
+  float eps;
+  const float *weight1, *bias1, *weight2, *bias2;
+  float *out, *hidden, *means, *rstds;  // hidden, without its bias, and what follows: for the gradient, or absent
+  long rows, width, inner;
+};
+
+struct FloatMLPBackward {
+  Sgemm sgemm;
+  const float *grad, *x, *scale, *shift, *means, *rstds, *weight1, *bias1, *weight2, *hidden;
+  float *of_hidden, *active, *normed;  // for the gradients of weights, which the caller computes
+  float *of_x, *sums, *scratch;        // sums: of scale, shift, bias2, bias1
+  long rows, width, inner;
+};
+
+struct FloatNormalize {
+  const float *x, *scale, *shift;
+  float eps;
+  float *out, *means, *rstds;
+  long rows, width;
+};
+
+struct FloatNormalizeBackward {  // of_x = residual + the gradient through the norm; sums: of scale and shift
+  const float *grad, *x, *scale, *means, *rstds, *residual;
+  float *of_x, *scratch, *sums;
+  long rows, width;
+};
+
+struct FloatSumRows {
+  const float* x;
+  float *scratch, *sums;
+  long rows, width;
+};
+
+namespace {
+
+constexpr long ROWS = 192;
+
+// 2^t for t <= 0, to 2e-7 of it; 0 where that is no normal number.
+INLINE float exp2_of(float t) {
+  t = t < -127.0f ? -127.0f : t;
+  float whole = nearbyintf(t), part = t - whole;
+  float power = 1.535336188319500e-4f;  // Taylor's series; |part| <= 1/2
+  power = power * part + 1.339887440266574e-3f;
+  power = power * part + 9.618437357674640e-3f;
+  power = power * part + 5.550332471162809e-2f;
+  power = power * part + 2.402264791363012e-1f;
+  power = power * part + 6.931472028550421e-1f;
+  power = power * part + 1.0f;
+  int32_t bits = ((int32_t)whole + 127) << 23;
+  float scale;
+  memcpy(&scale, &bits, 4);
+  return power * scale;
+}
+
+INLINE float exp_minus_half_square(float x) { return exp2_of(x * x * -0.7213475204444817f); }
+
+// The normal distribution function at x, given exp(-x^2 / 2): its tail is that times a polynomial in 1 / (1 + 0.4 |x|),
+// fitted for the smallest relative error (4e-7), so that GELU keeps its digits far out on the negative side.
+INLINE float normal_cdf(float x, float bell) {
+  float t = 1.0f / (1.0f + 0.4f * fabsf(x));
+  float tail = -0.03922267008082851f;
+  tail = tail * t + 0.1989667333807541f;
+  tail = tail * t - 0.37071771889853067f;
+  tail = tail * t + 0.24803396400555242f;
+  tail = tail * t - 0.010651834692078553f;
+  tail = tail * t + 0.15779566438328696f;
+  tail = tail * t + 0.1559179803211066f;
+  tail = tail * t + 0.15988920549542182f;
+  tail = tail * t - 1.1283341637671095e-05f;
+  tail *= bell;
+  return x > 0 ? 1.0f - tail : tail;
+}
+
+INLINE float gelu_slope(float x, float cdf, float bell) { return cdf + x * 0.3989422804014327f * bell; }
+
+INLINE void scale_and_shift(const float* x, float mean, float rstd, const float* scale, const float* shift, float* out,
+                            long width) {
+  SIMD
+  for (long j = 0; j < width; j++) out[j] = (x[j] - mean) * rstd * scale[j] + shift[j];
+}
+
+INLINE void normalize_row(const float* x, const float* scale, const float* shift, float eps, float* out, float* mean_place,
+                          float* rstd_place, long width) {
+  float mean = 0, square = 0;
+#pragma omp simd reduction(+ : mean)
+  for (long j = 0; j < width; j++) mean += x[j];
+  mean /= width;
+#pragma omp simd reduction(+ : square)
+  for (long j = 0; j < width; j++) square += (x[j] - mean) * (x[j] - mean);
+  float rstd = 1.0f / sqrtf(square / width + eps);
+  *mean_place = mean, *rstd_place = rstd;
+  scale_and_shift(x, mean, rstd, scale, shift, out, width);
+}
+
+// of_x = residual + the gradient through the norm; sums[2 width] grow by those of scale and shift.
+INLINE void normalize_row_backward(const float* grad, const float* x, const float* scale, float mean, float rstd,
+                                   const float* residual, float* of_x, float* sums, long width) {
+  float *of_shift = sums + width, along = 0, all = 0;
+#pragma omp simd reduction(+ : along, all)
+  for (long j = 0; j < width; j++) {
+    float value = grad[j], unit = (x[j] - mean) * rstd, weighted = value * scale[j];
+    sums[j] += value * unit;
+    of_shift[j] += value;
+    along += weighted * unit;
+    all += weighted;
+  }
+  along /= width, all /= width;
+  SIMD
+  for (long j = 0; j < width; j++)
+    of_x[j] = residual[j] + rstd * (grad[j] * scale[j] - all - (x[j] - mean) * rstd * along);
+}
+
+// C[m, n] = A[m, k] W^T + add C, with W [n, k]; and the same with W [k, n] as it is.
+INLINE void product_transposed(Sgemm sgemm, const float* a, const float* weight, float* c, int m, int n, int k, float add) {
+  float one = 1;
+  sgemm("T", "N", &n, &m, &k, &one, weight, &k, a, &k, &add, c, &n);
+}
+
+INLINE void product(Sgemm sgemm, const float* a, const float* weight, float* c, int m, int n, int k) {
+  float one = 1, zero = 0;
+  sgemm("N", "N", &n, &m, &k, &one, weight, &n, a, &k, &zero, c, &n);
+}
+
+void forward_rows(const FloatMLP& a, long row, long count) {
+  Workspace space(count * (a.width + 2 * a.inner) * 4 + 256);
+  auto *normed = space.take<float>(count * a.width), *active = space.take<float>(count * a.inner);
+  float* hidden = a.hidden ? a.hidden + row * a.inner : space.take<float>(count * a.inner);
+  float mean, rstd;
+  for (long i = 0; i < count; i++) {
+    const float* x = a.x + (row + i) * a.width;
+    normalize_row(x, a.scale, a.shift, a.eps, normed + i * a.width, a.means ? a.means + row + i : &mean,
+                  a.rstds ? a.rstds + row + i : &rstd, a.width);
+    float* out = a.out + (row + i) * a.width;
+    SIMD
+    for (long j = 0; j < a.width; j++) out[j] = x[j] + a.bias2[j];
+  }
+  product_transposed(a.sgemm, normed, a.weight1, hidden, count, a.inner, a.width, 0);
+  for (long i = 0; i < count; i++) {
+    const float* here = hidden + i * a.inner;
+    float* there = active + i * a.inner;
+    SIMD
+    for (long j = 0; j < a.inner; j++) {
+      float x = here[j] + a.bias1[j];
+      there[j] = x * normal_cdf(x, exp_minus_half_square(x));
+    }
+  }
+  product_transposed(a.sgemm, active, a.weight2, a.out + row * a.width, count, a.width, a.inner, 1);
+}
+
+void backward_rows(const FloatMLPBackward& a, long row, long count, float* sums) {
+  float *of_bias2 = sums + 2 * a.width, *of_bias1 = sums + 3 * a.width;
+  const float* grad = a.grad + row * a.width;
+  float* of_hidden = a.of_hidden + row * a.inner;
+  product(a.sgemm, grad, a.weight2, of_hidden, count, a.inner, a.width);
+  for (long i = 0; i < count; i++) {
+    const float* hidden = a.hidden + (row + i) * a.inner;
+    float *here = of_hidden + i * a.inner, *active = a.active + (row + i) * a.inner;
+    SIMD
+    for (long j = 0; j < a.inner; j++) {
+      float x = hidden[j] + a.bias1[j], bell = exp_minus_half_square(x), cdf = normal_cdf(x, bell);
+      active[j] = x * cdf;
+      here[j] *= gelu_slope(x, cdf, bell);
+      of_bias1[j] += here[j];
+    }
+  }
+  Workspace space(count * a.width * 4 + 64);
+  auto* of_normed = space.take<float>(count * a.width);
+  product(a.sgemm, of_hidden, a.weight1, of_normed, count, a.width, a.inner);
+  for (long i = 0; i < count; i++) {
+    long place = (row + i) * a.width;
+    SIMD
+    for (long j = 0; j < a.width; j++) of_bias2[j] += a.grad[place + j];
+    scale_and_shift(a.x + place, a.means[row + i], a.rstds[row + i], a.scale, a.shift, a.normed + place, a.width);
+    normalize_row_backward(of_normed + i * a.width, a.x + place, a.scale, a.means[row + i], a.rstds[row + i],
+                           a.grad + place, a.of_x + place, sums, a.width);
+  }
+}
+
+// body(first row, number of rows, sums) some rows at a time, every run with sums of its own, then those added up.
+template <class Body>
+INLINE void for_runs(long rows, long num_sums, float* scratch, float* sums, const Body& body) {
+  // Fewer, where runs would be too short for fast products.
+  long runs = rows < RUNS / 2 * ROWS ? RUNS / 2 : RUNS, length = (rows + runs - 1) / runs;
+#pragma omp parallel for schedule(dynamic)
+  for (long run = 0; run < runs; run++) {
+    float* here = scratch + run * num_sums;
+    std::fill(here, here + num_sums, 0.0f);
+    long end = std::min(rows, (run + 1) * length);
+    for (long row = run * length; row < end; row += ROWS) body(row, std::min(ROWS, end - row), here);
+  }
+  std::copy(scratch, scratch + num_sums, sums);
+  for (long run = 1; run < runs; run++) {
+    const float* here = scratch + run * num_sums;
+    SIMD
+    for (long j = 0; j < num_sums; j++) sums[j] += here[j];
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+void float_normalize(const FloatNormalize* a) {
+#pragma omp parallel for schedule(static)
+  for (long row = 0; row < a->rows; row++)
+    normalize_row(a->x + row * a->width, a->scale, a->shift, a->eps, a->out + row * a->width, a->means + row,
+                  a->rstds + row, a->width);
+}
+
+void float_normalize_backward(const FloatNormalizeBackward* a) {
+  for_runs(a->rows, 2 * a->width, a->scratch, a->sums, [=](long row, long count, float* sums) {
+    for (long i = row; i < row + count; i++)
+      normalize_row_backward(a->grad + i * a->width, a->x + i * a->width, a->scale, a->means[i], a->rstds[i],
+                             a->residual + i * a->width, a->of_x + i * a->width, sums, a->width);
+  });
+}
+
+void float_sum_rows(const FloatSumRows* a) {
+  for_runs(a->rows, a->width, a->scratch, a->sums, [=](long row, long count, float* sums) {
+    for (long i = row; i < row + count; i++) {
+      const float* x = a->x + i * a->width;
+      SIMD
+      for (long j = 0; j < a->width; j++) sums[j] += x[j];
+    }
+  });
+}
+
+void float_mlp(const FloatMLP* a) {
+#pragma omp parallel for schedule(dynamic)
+  for (long row = 0; row < a->rows; row += ROWS) forward_rows(*a, row, std::min(ROWS, a->rows - row));
+}
+
+void float_mlp_backward(const FloatMLPBackward* a) {
+  for_runs(a->rows, 3 * a->width + a->inner, a->scratch, a->sums,
+           [=](long row, long count, float* sums) { backward_rows(*a, row, count, sums); });
+}
+}

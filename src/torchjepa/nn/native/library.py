@@ -1,0 +1,161 @@
+"""The compiled kernels of this machine: found, compiled on first use, kept, loaded.
+
+The C++ beside this file takes some seconds to compile, for exactly the processor at hand, which no wheel could do. It
+is kept in `$TORCHJEPA_CACHE/native`, by default `~/.cache/torchjepa/native`, named by all that it depends on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch  # noqa: F401  its OpenMP must be in the process before ours is looked for
+
+_HERE = Path(__file__).parent
+_SOURCES, _HEADERS = sorted(_HERE.glob("*.cpp")), sorted(_HERE.glob("*.h"))
+# Vectors as wide as the processor has, multiplications fused with additions; NaN and infinity keep their meaning.
+_FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
+)
+_WIDE = "-mprefer-vector-width=512"  # known on x86 alone
+_COMPILE_SECONDS = 120
+_KERNELS = (
+    *("float_normalize", "float_normalize_backward", "float_sum_rows", "float_mlp", "float_mlp_backward"),
+    *("tile_attend", "tile_attend_backward", "tile_norm_linear", "tile_norm_linear_backward"),
+    *("tile_linear_add", "tile_linear_add_backward", "tile_mlp", "tile_mlp_backward"),
+)
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or nothing where they cannot be had; then torch's own operations do the work.
+
+    They need Linux, a torch that runs on the OpenMP of GNU (as its wheels do: two thread pools would stall each other)
+    and a C++ compiler, `$CXX` or `g++`. `TORCHJEPA_NATIVE=0` in the environment leaves them out.
+    """
+    reason, found = _find()
+    if reason is not None:
+        warnings.warn(
+            f"torchjepa: the kernels for this processor are left out, torch's own operations, which are slower, take "
+            f"their place: {reason}. TORCHJEPA_NATIVE=0 in the environment leaves them out without a word.",
+            stacklevel=2,
+        )
+    return found
+
+
+def _find() -> tuple[str | None, ctypes.CDLL | None]:
+    # Why they are missing, where that is a fault, and the kernels.
+    if os.environ.get("TORCHJEPA_NATIVE") == "0" or not sys.platform.startswith("linux"):
+        return None, None
+    compiler = shutil.which(os.environ.get("CXX", "").strip() or "g++")
+    if compiler is None or not _threads_of_gnu():
+        return None, None
+    try:
+        return None, _load(compiler)
+    except subprocess.CalledProcessError as error:
+        lines = (error.stderr or "").strip().splitlines() or [f"exit code {error.returncode}"]
+        return f"{compiler} failed: {lines[0]}", None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error), None
+
+
+def _threads_of_gnu() -> bool:
+    return len(_loaded_openmp()) == 1
+
+
+def _loaded_openmp() -> set[str]:
+    # Files of OpenMP runtimes in this process. Under any other file name than this, ours would bring a second one.
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return set()
+    files = {line.split(maxsplit=5)[-1] for line in maps.splitlines() if "omp" in line}
+    runtimes = {name for name in files if "/libgomp" in name or "/libiomp" in name or "/libomp" in name}
+    return runtimes if all(name.endswith("/libgomp.so.1") for name in runtimes) else {*runtimes, "another"}
+
+
+def _load(compiler: str) -> ctypes.CDLL:
+    name = f"kernels-{_key(compiler)}.so"
+    folder = _folder()
+    if folder is None:
+        with tempfile.TemporaryDirectory() as place:
+            return _open(_compile(compiler, Path(place, name)))
+    path = folder / name
+    return _open(path if path.exists() else _compile(compiler, path))
+
+
+def _key(compiler: str) -> str:
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    sources = (path.read_text() for path in (*_SOURCES, *_HEADERS))
+    parts = [*sources, compiler, version, *_flags(), platform.machine(), _processor()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _processor() -> str:
+    # What the compiler takes as native: machines that share a home directory may differ.
+    wanted = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+    lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    return "\n".join(line for line in lines if line.startswith(wanted))
+
+
+def _flags() -> tuple[str, ...]:
+    return (*_FLAGS, _WIDE) if platform.machine() in ("x86_64", "AMD64") else _FLAGS
+
+
+def _folder() -> Path | None:
+    base = os.environ.get("TORCHJEPA_CACHE")
+    if base == "":
+        return None
+    if base is None:
+        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "torchjepa")
+    folder = Path(base, "native")
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        return None
+    # Code is run from here: nobody else may write to it.
+    state = folder.stat()
+    is_ours = state.st_uid == os.getuid() and not state.st_mode & 0o022 and os.access(folder, os.W_OK)
+    return folder if is_ours else None
+
+
+def _compile(compiler: str, path: Path) -> Path:
+    # Under another name first: ranks that start together all compile, and none loads half of a file.
+    handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".so")
+    os.close(handle)
+    try:
+        command = [compiler, *_flags(), *map(str, _SOURCES), "-o", draft]
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=_COMPILE_SECONDS)
+        os.replace(draft, path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    found = ctypes.CDLL(str(path))
+    if len(_loaded_openmp()) != 1:
+        raise OSError(f"{path} brought an OpenMP runtime beside torch's")
+    for name in _KERNELS:
+        function = getattr(found, name)
+        function.argtypes, function.restype = (
+            [ctypes.c_void_p] * (2 if name == "tile_attend_backward" else 1),
+            None,
+        )
+    return found
+
+
+def describe() -> str:
+    """Whether the kernels are used, for the records of a run: `compiled` or `torch`."""
+    return "torch" if library() is None else "compiled"

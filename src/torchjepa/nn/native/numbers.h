@@ -1,0 +1,49 @@
+// Numbers in memory and in registers, shared by the kernels.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#define INLINE static inline __attribute__((always_inline))
+#define PARALLEL _Pragma("omp parallel for schedule(static)")
+#define SIMD _Pragma("omp simd")
+
+namespace {
+
+typedef uint16_t bfloat16;
+
+constexpr long RUNS = 32;  // of rows with sums of their own; the Python side takes scratch space for as many
+
+INLINE long filled(long n, long unit) { return (n + unit - 1) / unit * unit; }
+
+// Scratch memory of a thread, kept for its next call.
+class Workspace {
+ public:
+  explicit Workspace(long bytes) {
+    if (bytes > size_) {
+      free(start_);
+      start_ = (char*)aligned_alloc(64, filled(bytes, 64)), size_ = bytes;
+    }
+    next_ = start_;
+  }
+  template <class T>
+  T* take(long count) {
+    T* found = (T*)next_;
+    next_ += filled(count * (long)sizeof(T), 64);
+    return found;
+  }
+
+ private:
+  static thread_local char* start_;
+  static thread_local long size_;
+  char* next_;
+};
+
+thread_local char* Workspace::start_ = nullptr;
+thread_local long Workspace::size_ = 0;
+
+}  // namespace
