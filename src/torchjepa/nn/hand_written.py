@@ -107,6 +107,11 @@ def norm_linear_formula(
     return F.linear(normed, weight.to(dtype), bias.to(dtype))
 
 
+def linear_add_formula(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Float[Tensor, "*r o"]:
+    """Residual + linear(x), the product in the dtype of x."""
+    return residual + F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
+
+
 def norm_mlp_add_formula(
     x: Tensor,
     scale: Tensor,

@@ -103,7 +103,7 @@ def linear_add(
         linear: the layer.
         residual: what it is added to.
     """
-    if is_autocast(x.device.type) and nodes.serve(residual, None, linear):
+    if nodes.serve(residual, None, linear):
         return nodes.linear_add(x, linear, residual)
     plain = sees_plain_tensors(x) and not is_autocast(x.device.type) and residual.dtype == x.dtype
     if not plain or not is_plain(linear, nn.Linear) or linear.bias is None:

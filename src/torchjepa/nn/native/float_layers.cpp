@@ -27,23 +27,36 @@ struct FloatMLPBackward {
   long rows, width, inner;
 };
 
-struct FloatNormalize {
+struct FloatNormLinear {  // out = norm(x) W^T + bias
+  Sgemm sgemm;
   const float *x, *scale, *shift;
   float eps;
-  float *out, *means, *rstds;
-  long rows, width;
+  const float *weight, *bias;
+  float *out, *normed, *means, *rstds;  // what follows out: for the gradient, or absent
+  long rows, width, outs;
 };
 
-struct FloatNormalizeBackward {  // of_x = residual + the gradient through the norm; sums: of scale and shift
-  const float *grad, *x, *scale, *means, *rstds, *residual;
-  float *of_x, *scratch, *sums;
-  long rows, width;
+struct FloatNormLinearBackward {  // where queries, keys and values came out
+  Sgemm sgemm;
+  const float *of_q, *of_k, *of_v;  // [batch, heads, tokens, channels] of strides of their own, the channels dense
+  const long* strides;              // of batch, heads and tokens for each of them
+  const float *x, *scale, *means, *rstds, *residual, *weight;  // residual: what comes past the norm
+  float *joined, *of_x, *sums, *scratch;                       // joined: the three; sums: of scale, shift, bias
+  long rows, width, tokens, heads, channels;
 };
 
-struct FloatSumRows {
-  const float* x;
-  float *scratch, *sums;
-  long rows, width;
+struct FloatLinearAdd {  // out = residual + x W^T + bias
+  Sgemm sgemm;
+  const float *x, *weight, *bias, *residual;
+  float* out;
+  long rows, width, outs;
+};
+
+struct FloatLinearAddBackward {
+  Sgemm sgemm;
+  const float *grad, *weight;
+  float *of_x, *sums, *scratch;  // sums: of bias
+  long rows, width, outs;
 };
 
 namespace {
@@ -191,6 +204,59 @@ void backward_rows(const FloatMLPBackward& a, long row, long count, float* sums)
   }
 }
 
+void norm_linear_rows(const FloatNormLinear& a, long row, long count) {
+  Workspace space(count * a.width * 4 + 64);
+  float* normed = a.normed ? a.normed + row * a.width : space.take<float>(count * a.width);
+  float mean, rstd;
+  for (long i = row; i < row + count; i++) {
+    normalize_row(a.x + i * a.width, a.scale, a.shift, a.eps, normed + (i - row) * a.width,
+                  a.means ? a.means + i : &mean, a.rstds ? a.rstds + i : &rstd, a.width);
+    memcpy(a.out + i * a.outs, a.bias, a.outs * sizeof(float));
+  }
+  product_transposed(a.sgemm, normed, a.weight, a.out + row * a.outs, count, a.outs, a.width, 1);
+}
+
+void norm_linear_rows_backward(const FloatNormLinearBackward& a, long row, long count, float* sums) {
+  Workspace space(count * a.width * 4 + 64);
+  auto* of_normed = space.take<float>(count * a.width);
+  long outs = 3 * a.heads * a.channels;
+  const float* parts[] = {a.of_q, a.of_k, a.of_v};
+  for (long i = row; i < row + count; i++) {
+    float *joined = a.joined + i * outs, *of_bias = sums + 2 * a.width;
+    for (long part = 0; part < 3; part++) {
+      const long* strides = a.strides + 3 * part;
+      const float* here = parts[part] + i / a.tokens * strides[0] + i % a.tokens * strides[2];
+      for (long head = 0; head < a.heads; head++, here += strides[1], joined += a.channels, of_bias += a.channels) {
+        SIMD
+        for (long j = 0; j < a.channels; j++) joined[j] = here[j], of_bias[j] += here[j];
+      }
+    }
+  }
+  product(a.sgemm, a.joined + row * outs, a.weight, of_normed, count, a.width, outs);
+  for (long i = row; i < row + count; i++)
+    normalize_row_backward(of_normed + (i - row) * a.width, a.x + i * a.width, a.scale, a.means[i], a.rstds[i],
+                           a.residual + i * a.width, a.of_x + i * a.width, sums, a.width);
+}
+
+void linear_add_rows(const FloatLinearAdd& a, long row, long count) {
+  for (long i = row; i < row + count; i++) {
+    const float* residual = a.residual + i * a.outs;
+    float* out = a.out + i * a.outs;
+    SIMD
+    for (long j = 0; j < a.outs; j++) out[j] = residual[j] + a.bias[j];
+  }
+  product_transposed(a.sgemm, a.x + row * a.width, a.weight, a.out + row * a.outs, count, a.outs, a.width, 1);
+}
+
+void linear_add_rows_backward(const FloatLinearAddBackward& a, long row, long count, float* sums) {
+  const float* grad = a.grad + row * a.outs;
+  for (long i = 0; i < count; i++) {
+    SIMD
+    for (long j = 0; j < a.outs; j++) sums[j] += grad[i * a.outs + j];
+  }
+  product(a.sgemm, grad, a.weight, a.of_x + row * a.width, count, a.width, a.outs);
+}
+
 // body(first row, number of rows, sums) some rows at a time, every run with sums of its own, then those added up.
 template <class Body>
 INLINE void for_runs(long rows, long num_sums, float* scratch, float* sums, const Body& body) {
@@ -215,29 +281,24 @@ INLINE void for_runs(long rows, long num_sums, float* scratch, float* sums, cons
 
 extern "C" {
 
-void float_normalize(const FloatNormalize* a) {
-#pragma omp parallel for schedule(static)
-  for (long row = 0; row < a->rows; row++)
-    normalize_row(a->x + row * a->width, a->scale, a->shift, a->eps, a->out + row * a->width, a->means + row,
-                  a->rstds + row, a->width);
+void float_norm_linear(const FloatNormLinear* a) {
+#pragma omp parallel for schedule(dynamic)
+  for (long row = 0; row < a->rows; row += ROWS) norm_linear_rows(*a, row, std::min(ROWS, a->rows - row));
 }
 
-void float_normalize_backward(const FloatNormalizeBackward* a) {
-  for_runs(a->rows, 2 * a->width, a->scratch, a->sums, [=](long row, long count, float* sums) {
-    for (long i = row; i < row + count; i++)
-      normalize_row_backward(a->grad + i * a->width, a->x + i * a->width, a->scale, a->means[i], a->rstds[i],
-                             a->residual + i * a->width, a->of_x + i * a->width, sums, a->width);
-  });
+void float_norm_linear_backward(const FloatNormLinearBackward* a) {
+  for_runs(a->rows, 2 * a->width + 3 * a->heads * a->channels, a->scratch, a->sums,
+           [=](long row, long count, float* sums) { norm_linear_rows_backward(*a, row, count, sums); });
 }
 
-void float_sum_rows(const FloatSumRows* a) {
-  for_runs(a->rows, a->width, a->scratch, a->sums, [=](long row, long count, float* sums) {
-    for (long i = row; i < row + count; i++) {
-      const float* x = a->x + i * a->width;
-      SIMD
-      for (long j = 0; j < a->width; j++) sums[j] += x[j];
-    }
-  });
+void float_linear_add(const FloatLinearAdd* a) {
+#pragma omp parallel for schedule(dynamic)
+  for (long row = 0; row < a->rows; row += ROWS) linear_add_rows(*a, row, std::min(ROWS, a->rows - row));
+}
+
+void float_linear_add_backward(const FloatLinearAddBackward* a) {
+  for_runs(a->rows, a->outs, a->scratch, a->sums,
+           [=](long row, long count, float* sums) { linear_add_rows_backward(*a, row, count, sums); });
 }
 
 void float_mlp(const FloatMLP* a) {

@@ -1,4 +1,5 @@
-"""The float32 kernels as functions of tensors: the layer norm, sums over rows, the MLP half of a transformer block.
+"""The float32 kernels as functions of tensors: the halves of a transformer block
+around attention.
 
 Rows are contiguous and everything float32; `serves` asks. Axis letters: `r` rows, `h` channels of the hidden layer.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -36,36 +38,73 @@ def serves(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 and library() is not None and sgemm() is not None
 
 
-def normalize(
-    x: Float[Tensor, "r d"], scale: Float[Tensor, " d"], shift: Float[Tensor, " d"], eps: float
-) -> tuple[Float[Tensor, "r d"], Float[Tensor, " r"], Float[Tensor, " r"]]:
-    """Layer norm of each row, with the means and inverse deviations."""
-    out, means, rstds = torch.empty_like(x), x.new_empty(len(x)), x.new_empty(len(x))
-    call("float_normalize", _Normalize, x, scale, shift, eps, out, means, rstds, *x.shape)
-    return out, means, rstds
-
-
-def normalize_backward(
-    grad: Float[Tensor, "r d"],
+def norm_linear(
     x: Float[Tensor, "r d"],
-    scale: Tensor,
-    means: Tensor,
-    rstds: Tensor,
+    norm: tuple[Tensor, Tensor, float],
+    weight: Float[Tensor, "o d"],
+    bias: Float[Tensor, " o"],
+    keep: bool,
+) -> tuple[Float[Tensor, "r o"], tuple[Tensor, ...]]:
+    """norm(x) W^T + b; `norm` is scale, shift and epsilon.
+
+    With `keep` also what a gradient needs: the norm's output, means and inverse deviations.
+    """
+    outs, width = weight.shape
+    out = x.new_empty(len(x), outs)
+    kept = (torch.empty_like(x), x.new_empty(len(x)), x.new_empty(len(x))) if keep else ()
+    room = out, *(kept or [None] * 3)
+    call("float_norm_linear", _NormLinear, sgemm(), x, *norm, weight, bias, *room, len(x), width, outs)
+    return out, kept
+
+
+def norm_linear_backward(
+    grads: Sequence[Float[Tensor, "b heads n e"]],
+    x: Float[Tensor, "r d"],
     residual: Float[Tensor, "r d"],
-) -> tuple[Float[Tensor, "r d"], Float[Tensor, " d"], Float[Tensor, " d"]]:
-    """Gradients of x, scale and shift; to that of x `residual`, what comes past the norm, is added."""
-    of_x, sums = torch.empty_like(x), x.new_empty(2 * x.shape[1])
-    places = grad, x, scale, means, rstds, residual, of_x, scratch(sums), sums
-    call("float_normalize_backward", _NormalizeBackward, *places, *x.shape)
-    of_scale, of_shift = sums.chunk(2)
-    return of_x, of_scale, of_shift
+    scale: Float[Tensor, " d"],
+    weight: Float[Tensor, "o d"],
+    moments: tuple[Tensor, Tensor],
+) -> tuple[Tensor, ...]:
+    """Gradients of x, with `residual` added, of scale, shift and bias; those of queries, keys, values side by side.
+
+    `grads` are of queries, keys and values, `moments` means and inverse deviations.
+    """
+    outs, width = weight.shape
+    grads = [each if each.stride(-1) == 1 else each.contiguous() for each in grads]
+    strides = (ctypes.c_long * 9)(*(stride for each in grads for stride in each.stride()[:3]))
+    joined, of_x, sums = x.new_empty(len(x), outs), torch.empty_like(x), x.new_empty(2 * width + outs)
+    _, heads, tokens, channels = grads[0].shape
+    inputs = *grads, ctypes.addressof(strides), x, scale, *moments, residual, weight
+    made = joined, of_x, sums, scratch(sums)
+    sizes = len(x), width, tokens, heads, channels
+    call("float_norm_linear_backward", _NormLinearBackward, sgemm(), *inputs, *made, *sizes)
+    return of_x, *sums.split([width, width, outs]), joined
 
 
-def sum_rows(x: Float[Tensor, "r d"]) -> Float[Tensor, " d"]:
-    """The sum over rows."""
-    sums = x.new_empty(x.shape[1])
-    call("float_sum_rows", _SumRows, x, scratch(sums), sums, *x.shape)
-    return sums
+def linear_add(
+    x: Float[Tensor, "r d"],
+    weight: Float[Tensor, "o d"],
+    bias: Float[Tensor, " o"],
+    residual: Float[Tensor, "r o"],
+) -> Float[Tensor, "r o"]:
+    """Residual + x W^T + b."""
+    outs, width = weight.shape
+    out = torch.empty_like(residual)
+    call("float_linear_add", _LinearAdd, sgemm(), x, weight, bias, residual, out, len(x), width, outs)
+    return out
+
+
+def linear_add_backward(
+    grad: Float[Tensor, "r o"], weight: Float[Tensor, "o d"]
+) -> tuple[Float[Tensor, "r d"], Float[Tensor, " o"]]:
+    """Gradients of x and of the bias."""
+    outs, width = weight.shape
+    of_x, sums = grad.new_empty(len(grad), width), grad.new_empty(outs)
+    made = of_x, sums, scratch(sums)
+    call(
+        "float_linear_add_backward", _LinearAddBackward, sgemm(), grad, weight, *made, len(grad), width, outs
+    )
+    return of_x, sums
 
 
 def mlp(
@@ -101,16 +140,23 @@ def mlp_backward(
     return of_x, *sums.split([width, width, width, inner]), of_hidden, active, normed
 
 
-class _Normalize(ctypes.Structure):
-    _fields_ = fields("x scale shift eps. out means rstds rows* width*")
+class _NormLinear(ctypes.Structure):
+    _fields_ = fields("sgemm x scale shift eps. weight bias out normed means rstds rows* width* outs*")
 
 
-class _NormalizeBackward(ctypes.Structure):
-    _fields_ = fields("grad x scale means rstds residual of_x scratch sums rows* width*")
+class _NormLinearBackward(ctypes.Structure):
+    _fields_ = fields(
+        "sgemm of_q of_k of_v strides x scale means rstds residual weight joined of_x sums scratch "
+        "rows* width* tokens* heads* channels*"
+    )
 
 
-class _SumRows(ctypes.Structure):
-    _fields_ = fields("x scratch sums rows* width*")
+class _LinearAdd(ctypes.Structure):
+    _fields_ = fields("sgemm x weight bias residual out rows* width* outs*")
+
+
+class _LinearAddBackward(ctypes.Structure):
+    _fields_ = fields("sgemm grad weight of_x sums scratch rows* width* outs*")
 
 
 class _MLP(ctypes.Structure):

@@ -1,10 +1,19 @@
-"""Queries, keys and values of a layer, apart and side by side."""
+"""Shapes that the kernels take: rows, and queries, keys and values side by side."""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+
+def rows_of(x: Float[Tensor, "*r d"]) -> Float[Tensor, "r d"]:
+    """All tokens one after the other, contiguous.
+
+    Args:
+        x: tokens.
+    """
+    return x.contiguous().view(-1, x.shape[-1])
 
 
 def split_heads(joined: Float[Tensor, "*r qkv"], shape: torch.Size, num_heads: int) -> tuple[Tensor, ...]:

@@ -30,7 +30,14 @@ _FLAGS = (
 _WIDE = "-mprefer-vector-width=512"  # known on x86 alone
 _COMPILE_SECONDS = 120
 _KERNELS = (
-    *("float_normalize", "float_normalize_backward", "float_sum_rows", "float_mlp", "float_mlp_backward"),
+    *(
+        "float_norm_linear",
+        "float_norm_linear_backward",
+        "float_linear_add",
+        "float_linear_add_backward",
+        "float_mlp",
+        "float_mlp_backward",
+    ),
     *("tile_attend", "tile_attend_backward", "tile_norm_linear", "tile_norm_linear_backward"),
     *("tile_linear_add", "tile_linear_add_backward", "tile_mlp", "tile_mlp_backward"),
 )

@@ -68,7 +68,9 @@ def linear_add(
         linear: the layer.
         residual: what it is added to.
     """
-    return tile_nodes.linear_add(x.to(torch.bfloat16), linear.weight, linear.bias, residual)
+    dtype = product_dtype(residual)
+    half = float_nodes if dtype == torch.float32 else tile_nodes
+    return half.linear_add(x.to(dtype), linear.weight, linear.bias, residual)
 
 
 def norm_mlp_add(

@@ -6,13 +6,17 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from torchjepa.nn.hand_written import differentiable, norm_linear_formula, norm_mlp_add_formula
+from torchjepa.nn.hand_written import (
+    differentiable,
+    linear_add_formula,
+    norm_linear_formula,
+    norm_mlp_add_formula,
+)
 from torchjepa.nn.native import tile_layers as layers
-from torchjepa.nn.native.joined import join_heads, split_heads
+from torchjepa.nn.native.joined import join_heads, rows_of, split_heads
 
 _BFLOAT16 = torch.bfloat16
 
@@ -24,7 +28,7 @@ def norm_heads(
     if torch.is_grad_enabled():
         return _NormHeads.apply(x, *weights, eps, num_heads, lean)  # type: ignore[return-value]
     scale, shift, weight, bias = weights
-    joined = layers.norm_linear(_rows(x), (scale, shift, eps), weight, bias, keep=False)[0]
+    joined = layers.norm_linear(rows_of(x), (scale, shift, eps), weight, bias, keep=False)[0]
     return x, *split_heads(joined, x.shape, num_heads)
 
 
@@ -32,7 +36,7 @@ def linear_add(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Flo
     """Residual + x W^T + b, as `nodes.linear_add` has it."""
     if torch.is_grad_enabled():
         return _LinearAdd.apply(x, weight, bias, residual)  # type: ignore[return-value]
-    return layers.linear_add(_rows(x), weight, bias, _rows(residual)).view(residual.shape)
+    return layers.linear_add(rows_of(x), weight, bias, rows_of(residual)).view(residual.shape)
 
 
 def norm_mlp_add(
@@ -42,11 +46,7 @@ def norm_mlp_add(
     if torch.is_grad_enabled():
         return _NormMLPAdd.apply(x, *weights, eps, lean)  # type: ignore[return-value]
     scale, shift, *others = weights
-    return layers.mlp(_rows(x), (scale, shift, eps), tuple(others), keep=False)[0].view(x.shape)
-
-
-def _rows(x: Tensor) -> Float[Tensor, "r d"]:
-    return x.contiguous().view(-1, x.shape[-1])
+    return layers.mlp(rows_of(x), (scale, shift, eps), tuple(others), keep=False)[0].view(x.shape)
 
 
 def _heads_formula(*args: Tensor, num_heads: int, eps: float) -> tuple[Tensor, ...]:
@@ -58,7 +58,7 @@ class _NormHeads(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *args: Any) -> tuple[Tensor, ...]:
         scale, shift, weight, bias, eps, num_heads, lean = args
-        joined, kept = layers.norm_linear(_rows(x), (scale, shift, eps), weight, bias, keep=True)
+        joined, kept = layers.norm_linear(rows_of(x), (scale, shift, eps), weight, bias, keep=True)
         assert kept is not None
         ctx.save_for_backward(x, *args[:4], None if lean else kept.normed, *kept[1:])
         ctx.settings = {"eps": eps, "num_heads": num_heads}
@@ -70,7 +70,7 @@ class _NormHeads(torch.autograd.Function):
         if torch.is_grad_enabled():
             formula = partial(_heads_formula, **ctx.settings)
             return *differentiable(formula, (x, scale, shift, weight, bias), *grads), *[None] * 3
-        rows, past = _rows(x), _rows(grads[0])
+        rows, past = rows_of(x), rows_of(grads[0])
         if normed is None:
             normed = layers.normalize_again(rows, (scale, shift, ctx.settings["eps"]))
         flat = join_heads(*grads[1:]).view(len(rows), -1)
@@ -84,27 +84,23 @@ class _LinearAdd(torch.autograd.Function):
     def forward(ctx: Any, *args: Any) -> Tensor:
         x, weight, bias, residual = args
         ctx.save_for_backward(*args)
-        return layers.linear_add(_rows(x), weight, bias, _rows(residual)).view(residual.shape)
+        return layers.linear_add(rows_of(x), weight, bias, rows_of(residual)).view(residual.shape)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
         x, weight, bias, residual = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return tuple(differentiable(_linear_add_formula, (x, weight, bias, residual), grad))
-        rounded, of_x, of_bias = layers.linear_add_backward(_rows(grad), weight)
-        return of_x.view(x.shape), (rounded.t() @ _rows(x)).float(), of_bias, grad
-
-
-def _linear_add_formula(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
-    return residual + F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
+            return tuple(differentiable(linear_add_formula, (x, weight, bias, residual), grad))
+        rounded, of_x, of_bias = layers.linear_add_backward(rows_of(grad), weight)
+        return of_x.view(x.shape), (rounded.t() @ rows_of(x)).float(), of_bias, grad
 
 
 class _NormMLPAdd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *args: Any) -> Tensor:
         scale, shift, *weights, eps, lean = args
-        out, kept = layers.mlp(_rows(x), (scale, shift, eps), tuple(weights), keep=not lean)
+        out, kept = layers.mlp(rows_of(x), (scale, shift, eps), tuple(weights), keep=not lean)
         flat = () if kept is None else (*kept.norm, kept.active, kept.slope)
         ctx.save_for_backward(x, *args[:6], *flat)
         ctx.eps = eps
@@ -118,12 +114,12 @@ class _NormMLPAdd(torch.autograd.Function):
         if torch.is_grad_enabled():
             formula = partial(norm_mlp_add_formula, eps=ctx.eps, dtype=_BFLOAT16)
             return *differentiable(formula, (x, scale, shift, *weights), grad), None, None
-        rows = _rows(x)
+        rows = rows_of(x)
         if flat:
             kept = layers.KeptByMLP(layers.Kept(*flat[:3]), *flat[3:])
         else:
             kept = layers.mlp_again(rows, (scale, shift, ctx.eps), tuple(weights))
-        found = layers.mlp_backward(_rows(grad), rows, scale, tuple(weights), kept)
+        found = layers.mlp_backward(rows_of(grad), rows, scale, tuple(weights), kept)
         of_x, of_scale, of_shift, of_bias_2, of_bias_1, rounded, of_hidden = found
         assert kept.norm.normed is not None
         of_weight_1, of_weight_2 = (
