@@ -65,7 +65,7 @@ def _find() -> tuple[str | None, ctypes.CDLL | None]:
     if os.environ.get("TORCHJEPA_NATIVE") == "0" or not sys.platform.startswith("linux"):
         return None, None
     compiler = shutil.which(os.environ.get("CXX", "").strip() or "g++")
-    if compiler is None or not _threads_of_gnu():
+    if compiler is None or not _runs_on_gnu(_openmp_files()):
         return None, None
     try:
         return None, _load(compiler)
@@ -76,19 +76,20 @@ def _find() -> tuple[str | None, ctypes.CDLL | None]:
         return str(error), None
 
 
-def _threads_of_gnu() -> bool:
-    return len(_loaded_openmp()) == 1
-
-
-def _loaded_openmp() -> set[str]:
-    # Files of OpenMP runtimes in this process. Under any other file name than this, ours would bring a second one.
+def _openmp_files() -> set[str]:
+    # The OpenMP runtimes in this process; other packages than torch may have brought theirs.
     try:
         maps = Path("/proc/self/maps").read_text()
     except OSError:
         return set()
     files = {line.split(maxsplit=5)[-1] for line in maps.splitlines() if "omp" in line}
-    runtimes = {name for name in files if "/libgomp" in name or "/libiomp" in name or "/libomp" in name}
-    return runtimes if all(name.endswith("/libgomp.so.1") for name in runtimes) else {*runtimes, "another"}
+    return {name for name in files if any(f"/lib{kind}" in name for kind in ("gomp", "iomp", "omp"))}
+
+
+def _runs_on_gnu(runtimes: set[str]) -> bool:
+    # Ours asks for a file of this name, and is given the one that torch has loaded.
+    known = [Path(name).name for name in runtimes]
+    return "libgomp.so.1" in known and all(name.startswith("libgomp") for name in known)
 
 
 def _load(compiler: str) -> ctypes.CDLL:
@@ -98,7 +99,12 @@ def _load(compiler: str) -> ctypes.CDLL:
         with tempfile.TemporaryDirectory() as place:
             return _open(_compile(compiler, Path(place, name)))
     path = folder / name
-    return _open(path if path.exists() else _compile(compiler, path))
+    if path.exists():
+        try:
+            return _open(path)
+        except OSError:  # torn by a full disk; compiled again
+            pass
+    return _open(_compile(compiler, path))
 
 
 def _key(compiler: str) -> str:
@@ -151,8 +157,9 @@ def _compile(compiler: str, path: Path) -> Path:
 
 
 def _open(path: Path) -> ctypes.CDLL:
+    before = _openmp_files()
     found = ctypes.CDLL(str(path))
-    if len(_loaded_openmp()) != 1:
+    if _openmp_files() != before:
         raise OSError(f"{path} brought an OpenMP runtime beside torch's")
     for name in _KERNELS:
         function = getattr(found, name)
@@ -164,5 +171,5 @@ def _open(path: Path) -> ctypes.CDLL:
 
 
 def describe() -> str:
-    """Whether the kernels are used, for the records of a run: `compiled` or `torch`."""
+    """Which kernels the layers of transformers have on this machine's processors: `compiled` or `torch`."""
     return "torch" if library() is None else "compiled"

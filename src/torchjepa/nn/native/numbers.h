@@ -9,7 +9,6 @@
 #include <cstring>
 
 #define INLINE static inline __attribute__((always_inline))
-#define PARALLEL _Pragma("omp parallel for schedule(static)")
 #define SIMD _Pragma("omp simd")
 
 namespace {

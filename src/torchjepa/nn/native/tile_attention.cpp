@@ -23,7 +23,7 @@ struct AttentionGradients {
   Heads of_out, of_q, of_k, of_v;
 };
 
-#ifdef __AMX_BF16__
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
 
 #include "tiles.h"
 
