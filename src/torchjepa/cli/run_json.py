@@ -121,6 +121,7 @@ def _describe_device(accelerator: str) -> dict[str, Any]:
     import torch
 
     from torchjepa.cli.devices import pick_device
+    from torchjepa.nn.native.library import describe
 
     device = pick_device(accelerator)
     name = (
@@ -131,4 +132,6 @@ def _describe_device(accelerator: str) -> dict[str, Any]:
         "name": name,
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
+        # Runs with other kernels agree to rounding, and not bit for bit.
+        **({"kernels": describe()} if device.type == "cpu" else {}),
     }

@@ -5,6 +5,8 @@
 // Rows are tokens, contiguous. Sums over rows are added up over a fixed number of runs of rows and then run by run, the
 // same for any number of threads. Plain loops that a compiler turns into vector instructions.
 
+#include <omp.h>
+
 #include "numbers.h"
 
 typedef void (*Sgemm)(const char*, const char*, const int*, const int*, const int*, const float*, const float*,
@@ -61,7 +63,7 @@ struct FloatLinearAddBackward {
 
 namespace {
 
-constexpr long ROWS = 192;
+constexpr long MOST_ROWS = 256, LEAST_ROWS = 16;
 
 // 2^t for t <= 0, to 2e-7 of it; 0 where that is no normal number.
 INLINE float exp2_of(float t) {
@@ -257,17 +259,32 @@ void linear_add_rows_backward(const FloatLinearAddBackward& a, long row, long co
   product(a.sgemm, grad, a.weight, a.of_x + row * a.width, count, a.width, a.outs);
 }
 
+// How many rows a thread takes at once: fewer than the cache holds, and every thread as many times as the others.
+INLINE long rows_at_once(long rows) {
+  long round = std::max(4, omp_get_max_threads()) * MOST_ROWS, rounds = (rows + round - 1) / round;
+  return std::max(LEAST_ROWS, (rows * MOST_ROWS + rounds * round - 1) / (rounds * round));
+}
+
+// body(first row, number of rows) some rows at a time.
+template <class Body>
+INLINE void for_rows(long rows, const Body& body) {
+  long step = rows_at_once(rows);
+#pragma omp parallel for schedule(dynamic)
+  for (long row = 0; row < rows; row += step) body(row, std::min(step, rows - row));
+}
+
 // body(first row, number of rows, sums) some rows at a time, every run with sums of its own, then those added up.
 template <class Body>
 INLINE void for_runs(long rows, long num_sums, float* scratch, float* sums, const Body& body) {
-  // Fewer, where runs would be too short for fast products.
-  long runs = rows < RUNS / 2 * ROWS ? RUNS / 2 : RUNS, length = (rows + runs - 1) / runs;
+  long step = rows_at_once(rows), runs = std::min(RUNS, (rows + step - 1) / step);
+  long length = (rows + runs - 1) / runs, pieces = (length + MOST_ROWS - 1) / MOST_ROWS;
+  step = (length + pieces - 1) / pieces;
 #pragma omp parallel for schedule(dynamic)
   for (long run = 0; run < runs; run++) {
     float* here = scratch + run * num_sums;
     std::fill(here, here + num_sums, 0.0f);
     long end = std::min(rows, (run + 1) * length);
-    for (long row = run * length; row < end; row += ROWS) body(row, std::min(ROWS, end - row), here);
+    for (long row = run * length; row < end; row += step) body(row, std::min(step, end - row), here);
   }
   std::copy(scratch, scratch + num_sums, sums);
   for (long run = 1; run < runs; run++) {
@@ -282,8 +299,7 @@ INLINE void for_runs(long rows, long num_sums, float* scratch, float* sums, cons
 extern "C" {
 
 void float_norm_linear(const FloatNormLinear* a) {
-#pragma omp parallel for schedule(dynamic)
-  for (long row = 0; row < a->rows; row += ROWS) norm_linear_rows(*a, row, std::min(ROWS, a->rows - row));
+  for_rows(a->rows, [=](long row, long count) { norm_linear_rows(*a, row, count); });
 }
 
 void float_norm_linear_backward(const FloatNormLinearBackward* a) {
@@ -292,8 +308,7 @@ void float_norm_linear_backward(const FloatNormLinearBackward* a) {
 }
 
 void float_linear_add(const FloatLinearAdd* a) {
-#pragma omp parallel for schedule(dynamic)
-  for (long row = 0; row < a->rows; row += ROWS) linear_add_rows(*a, row, std::min(ROWS, a->rows - row));
+  for_rows(a->rows, [=](long row, long count) { linear_add_rows(*a, row, count); });
 }
 
 void float_linear_add_backward(const FloatLinearAddBackward* a) {
@@ -302,8 +317,7 @@ void float_linear_add_backward(const FloatLinearAddBackward* a) {
 }
 
 void float_mlp(const FloatMLP* a) {
-#pragma omp parallel for schedule(dynamic)
-  for (long row = 0; row < a->rows; row += ROWS) forward_rows(*a, row, std::min(ROWS, a->rows - row));
+  for_rows(a->rows, [=](long row, long count) { forward_rows(*a, row, count); });
 }
 
 void float_mlp_backward(const FloatMLPBackward* a) {

@@ -15,7 +15,7 @@ namespace {
 
 typedef uint16_t bfloat16;
 
-constexpr long RUNS = 32;  // of rows with sums of their own; the Python side takes scratch space for as many
+constexpr long RUNS = 64;  // of rows with sums of their own; the Python side takes scratch space for as many
 
 INLINE long filled(long n, long unit) { return (n + unit - 1) / unit * unit; }
 

@@ -15,7 +15,7 @@ from torchjepa.nn.native.library import library
 
 _run_followed = False  # switched by `kernels_while_followed`
 
-RUNS = 32  # of rows with sums of their own, as numbers.h has it
+RUNS = 64  # of rows with sums of their own, as numbers.h has it
 
 
 def may_run_on(x: Tensor) -> bool:

@@ -116,7 +116,10 @@ INLINE void pack_weight_transposed(const float* weight, bfloat16* packed, long o
 
 INLINE void pack_weight(const float* weight, bfloat16* packed, long outs, long in) {
 #pragma omp for schedule(static)
-  for (long j = 0; j < in; j += TILE) pack(weight + j, in, packed + j * outs, outs, TILE);
+  for (long start = 0; start < in; start += COLUMNS)  // rows of many columns: pages are looked up once
+    for (long i = 0; i < outs; i += 2)
+      for (long j = start; j < std::min(in, start + COLUMNS); j += TILE)
+        pack(weight + i * in + j, in, packed + j * outs + i * TILE, 2, TILE);
 }
 
 INLINE long run_length(long rows) { return filled((rows + RUNS - 1) / RUNS, ROWS); }
