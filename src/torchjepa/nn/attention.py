@@ -44,7 +44,7 @@ def attend(
     Returns:
         `[b, heads, n, e]`.
     """
-    if may_run_on(q) and tile_attention.serves(q, k):
+    if may_run_on(q) and tile_attention.serves(q, k, v):
         return tile_attention.attend(q, k, v)
     is_short = k.shape[2] <= _MAX_PLAIN_TOKENS
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and is_short and q.requires_grad:

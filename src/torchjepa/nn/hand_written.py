@@ -1,6 +1,7 @@
 """What hand-written autograd nodes share: when they may take the place of a layer, and how they are derived twice.
 
-Axis letters of this file: `r` rows, all axes but the last; `o` channels that come out.
+Axis letters of this file: `r` rows, all axes but the last; `o` channels that come out; `s` sequences, `j` keys, `e`
+channels of one head.
 """
 
 from __future__ import annotations
@@ -95,8 +96,18 @@ def differentiable(
         grads: gradient of each tensor that comes out.
     """
     wanted = [each for each in inputs if each.requires_grad]
-    found = iter(torch.autograd.grad(formula(*inputs), wanted, grads, create_graph=True))
+    made = formula(*inputs)
+    pairs = zip([made] if isinstance(made, Tensor) else made, grads)
+    outputs, known = zip(*(pair for pair in pairs if pair[0].requires_grad))  # an input may come out as it is
+    found = iter(torch.autograd.grad(outputs, wanted, known, create_graph=True))
     return [next(found) if each.requires_grad else None for each in inputs]
+
+
+def attention_formula(
+    q: Float[Tensor, "*s n e"], k: Float[Tensor, "*s j e"], v: Float[Tensor, "*s j e"]
+) -> Float[Tensor, "*s n e"]:
+    """softmax(q k^T / sqrt(e)) v by products, which can be derived as often as one likes."""
+    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
 
 
 def norm_linear_formula(

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchjepa.nn.hand_written import differentiable, sees_plain_tensors
+from torchjepa.nn.hand_written import attention_formula, differentiable, sees_plain_tensors
 
 # What a vector register holds of bfloat16; torch's softmax takes what is left of a row number by number.
 _LANES = 32
@@ -52,9 +52,7 @@ def _fill_up(x: Tensor, missing: int) -> Tensor:
 
 
 def _weighted_sum(q: Tensor, k: Tensor, v: Tensor, num_keys: int) -> Tensor:
-    k, v = k[..., :num_keys, :], v[..., :num_keys, :]
-    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    return weights.softmax(dim=-1) @ v
+    return attention_formula(q, k[..., :num_keys, :], v[..., :num_keys, :])
 
 
 class _Products(torch.autograd.Function):

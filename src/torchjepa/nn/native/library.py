@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -64,16 +65,23 @@ def _find() -> tuple[str | None, ctypes.CDLL | None]:
     # Why they are missing, where that is a fault, and the kernels.
     if os.environ.get("TORCHJEPA_NATIVE") == "0" or not sys.platform.startswith("linux"):
         return None, None
-    compiler = shutil.which(os.environ.get("CXX", "").strip() or "g++")
+    compiler = _compiler()
     if compiler is None or not _runs_on_gnu(_openmp_files()):
         return None, None
     try:
         return None, _load(compiler)
     except subprocess.CalledProcessError as error:
         lines = (error.stderr or "").strip().splitlines() or [f"exit code {error.returncode}"]
-        return f"{compiler} failed: {lines[0]}", None
+        return f"{shlex.join(compiler)} failed: {lines[0]}", None
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error), None
+
+
+def _compiler() -> list[str] | None:
+    named = os.environ.get("CXX", "").strip() or "g++"
+    # A file, whatever its name, or a command with arguments, as in "ccache g++".
+    words = [named] if shutil.which(named) else shlex.split(named)
+    return words if words and shutil.which(words[0]) else None
 
 
 def _openmp_files() -> set[str]:
@@ -92,25 +100,28 @@ def _runs_on_gnu(runtimes: set[str]) -> bool:
     return "libgomp.so.1" in known and all(name.startswith("libgomp") for name in known)
 
 
-def _load(compiler: str) -> ctypes.CDLL:
+def _load(compiler: list[str]) -> ctypes.CDLL:
     name = f"kernels-{_key(compiler)}.so"
     folder = _folder()
     if folder is None:
         with tempfile.TemporaryDirectory() as place:
             return _open(_compile(compiler, Path(place, name)))
     path = folder / name
-    if path.exists():
-        try:
-            return _open(path)
-        except OSError:  # torn by a full disk; compiled again
-            pass
-    return _open(_compile(compiler, path))
+    return _open(path if _is_whole(path) else _compile(compiler, path))
 
 
-def _key(compiler: str) -> str:
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+def _is_whole(path: Path) -> bool:
+    # A file cut off, by a full disk say, would kill the process that loads it.
+    try:
+        return path.with_suffix(".sha256").read_text() == hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return False
+
+
+def _key(compiler: list[str]) -> str:
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
     sources = (path.read_text() for path in (*_SOURCES, *_HEADERS))
-    parts = [*sources, compiler, version, *_flags(), platform.machine(), _processor()]
+    parts = [*sources, *compiler, version, *_flags(), platform.machine(), _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
@@ -142,13 +153,14 @@ def _folder() -> Path | None:
     return folder if is_ours else None
 
 
-def _compile(compiler: str, path: Path) -> Path:
+def _compile(compiler: list[str], path: Path) -> Path:
     # Under another name first: ranks that start together all compile, and none loads half of a file.
     handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".so")
     os.close(handle)
     try:
-        command = [compiler, *_flags(), *map(str, _SOURCES), "-o", draft]
+        command = [*compiler, *_flags(), *map(str, _SOURCES), "-o", draft]
         subprocess.run(command, capture_output=True, text=True, check=True, timeout=_COMPILE_SECONDS)
+        path.with_suffix(".sha256").write_text(hashlib.sha256(Path(draft).read_bytes()).hexdigest())
         os.replace(draft, path)
     except BaseException:
         Path(draft).unlink(missing_ok=True)
@@ -161,6 +173,7 @@ def _open(path: Path) -> ctypes.CDLL:
     found = ctypes.CDLL(str(path))
     if _openmp_files() != before:
         raise OSError(f"{path} brought an OpenMP runtime beside torch's")
+    found.has_tiles()  # asks the system for the tile registers, without which their kernels would be illegal
     for name in _KERNELS:
         function = getattr(found, name)
         function.argtypes, function.restype = (

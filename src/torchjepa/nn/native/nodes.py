@@ -9,6 +9,8 @@ Axis letters of this file: `r` rows, all axes but the last; `o` channels that co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -18,27 +20,58 @@ from torchjepa.nn.native import float_layers, float_nodes, tile_layers, tile_nod
 from torchjepa.nn.native.structures import may_run_on
 
 
-def serve(x: Tensor, norm: nn.LayerNorm | None, *linears: nn.Linear) -> bool:
-    """Whether the kernels may do the work of these layers.
+def serve(x: Tensor, norm: nn.LayerNorm, *linears: nn.Linear) -> bool:
+    """Whether the kernels may do the work of these layers, one after the other.
 
     Args:
         x: the residual stream.
-        norm: the layer norm in front, if there is one.
+        norm: the layer norm in front.
         linears: the linear layers.
     """
-    if not may_run_on(x):  # asked first: who traces must not meet a question about sizes
+    # Asked first: who traces must not meet a question about sizes.
+    if not may_run_on(x) or x.shape[-1:] != norm.normalized_shape:
         return False
-    if x.device.type != "cpu" or x.dtype != torch.float32 or not x.numel():
-        return False
-    dtype, widths = product_dtype(x), (size for linear in linears for size in linear.weight.shape)
-    if not float_layers.serves(dtype) and not tile_layers.serves(dtype, *widths):
-        return False
-    parts = linears if norm is None else (norm, *linears)
-    return are_plain(norm, *linears) and all(_is_dense_float32(part.weight) for part in parts)
+    return (
+        _serve_products(x, x.shape[-1], linears) and are_plain(norm, *linears) and _are_dense(norm, *linears)
+    )
 
 
-def _is_dense_float32(weight: Tensor) -> bool:
-    return weight.dtype == torch.float32 and weight.is_contiguous()
+def serve_sum(x: Tensor, linear: nn.Linear, residual: Tensor) -> bool:
+    """Whether the kernels may compute residual + linear(x).
+
+    Args:
+        x: what is mapped.
+        linear: the layer.
+        residual: what it is added to.
+    """
+    if (
+        not may_run_on(x)
+        or x.shape[:-1] != residual.shape[:-1]
+        or linear.weight.shape[0] != residual.shape[-1]
+    ):
+        return False
+    known = (torch.float32, product_dtype(residual))
+    if x.dtype not in known or not _serve_products(residual, x.shape[-1], (linear,)):
+        return False
+    return are_plain(None, linear) and _are_dense(linear)
+
+
+def _serve_products(stream: Tensor, width: int, linears: Sequence[nn.Linear]) -> bool:
+    if stream.device.type != "cpu" or stream.dtype != torch.float32 or not stream.numel():
+        return False
+    widths = [width]
+    for linear in linears:
+        outs, inner = linear.weight.shape
+        if inner != widths[-1]:  # torch says what is wrong
+            return False
+        widths.append(outs)
+    dtype = product_dtype(stream)
+    return float_layers.serves(dtype) or tile_layers.serves(dtype, *widths)
+
+
+def _are_dense(*parts: nn.Module) -> bool:
+    tensors = (tensor for part in parts for tensor in (part.weight, part.bias))
+    return all(each.dtype == torch.float32 and each.is_contiguous() for each in tensors)  # type: ignore[union-attr]
 
 
 def norm_heads(

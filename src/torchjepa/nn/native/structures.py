@@ -24,9 +24,9 @@ def may_run_on(x: Tensor) -> bool:
     Args:
         x: any of its inputs.
     """
-    if torch._C._len_torch_dispatch_stack() and not _run_followed:
+    if not sees_plain_tensors(x, or_fake=_run_followed):
         return False
-    return sees_plain_tensors(x, or_fake=_run_followed)
+    return _run_followed or not torch._C._len_torch_dispatch_stack()
 
 
 @contextmanager

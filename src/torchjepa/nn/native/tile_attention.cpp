@@ -60,15 +60,16 @@ INLINE float soften(const float* scores, bfloat16* weights, long keys, long fill
   __m512 least = _mm512_set1_ps(-INFINITY), most = least, sum = _mm512_setzero_ps(), scales = _mm512_set1_ps(scale);
   for (long j = 0; j < keys; j += 16)
     most = _mm512_max_ps(most, _mm512_mask_loadu_ps(least, lanes(keys - j), scores + j));
-  float highest = _mm512_reduce_max_ps(most) * scale;
+  float highest = _mm512_reduce_max_ps(most);
   for (long j = 0; j < filled_keys; j += 16) {
-    __m512 score = _mm512_fmsub_ps(_mm512_loadu_ps(scores + j), scales, _mm512_set1_ps(highest));
+    // Less the highest before it is scaled: of large scores a product's rounding would be more than 1.
+    __m512 score = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(scores + j), _mm512_set1_ps(highest)), scales);
     __m512 power = exp2_16(_mm512_mask_mov_ps(_mm512_set1_ps(-FAR), lanes(keys - j), score));
     sum = _mm512_add_ps(sum, power);
     store16(weights + j, power);
   }
   float total = _mm512_reduce_add_ps(sum);
-  *log_sum = highest + log2f(total);
+  *log_sum = highest * scale + log2f(total);
   return total;
 }
 

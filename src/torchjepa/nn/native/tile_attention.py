@@ -10,11 +10,10 @@ import functools
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from torchjepa.nn.hand_written import differentiable, is_fake
+from torchjepa.nn.hand_written import attention_formula, differentiable, is_fake
 from torchjepa.nn.native.library import library
 
 # Keys, values and two rows of scores for each of a chunk of queries have to fit into a core's cache.
@@ -29,15 +28,27 @@ def has_tiles() -> bool:
     return found is not None and found.has_tiles() == 1
 
 
-def serves(q: Tensor, k: Tensor) -> bool:
+def serves(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether the kernel takes these.
 
     Args:
         q: queries `[b, heads, n, e]`.
         k: keys `[b, heads, j, e]`.
+        v: values `[b, heads, j, e]`.
     """
-    fits = k.shape[2] <= _MAX_KEYS and q.shape[3] <= _MAX_CHANNELS and min(*q.shape, k.shape[2]) > 0
-    return fits and q.device.type == "cpu" and q.dtype == torch.bfloat16 and has_tiles()
+    kinds = {(each.device.type, each.dtype) for each in (q, k, v)}
+    if (
+        kinds != {("cpu", torch.bfloat16)}
+        or k.shape != (*q.shape[:2], k.shape[2], q.shape[3])
+        or v.shape != k.shape
+    ):
+        return False
+    return (
+        k.shape[2] <= _MAX_KEYS
+        and q.shape[3] <= _MAX_CHANNELS
+        and min(*q.shape, k.shape[2]) > 0
+        and has_tiles()
+    )
 
 
 def attend(
@@ -116,7 +127,7 @@ class _Attend(torch.autograd.Function):
         (grad,) = grad_outputs
         q, k, v, out, log_sums = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return tuple(differentiable(F.scaled_dot_product_attention, (q, k, v), grad))
+            return tuple(differentiable(attention_formula, (q, k, v), grad))
         of_q, of_k, of_v = _room_for_gradients(q, k)
         q, k, v, grad = map(_dense_channels, (q, k, v, grad))
         if not is_fake(q):
