@@ -251,13 +251,23 @@ def test_training_with_and_without_them_and_one_openmp_alone(monkeypatch: pytest
         assert [float(number) for number in line.split()] == pytest.approx(expected, rel=tolerance)
 
 
-def test_the_kernels_bring_no_openmp_of_their_own() -> None:
-    assert find() is not None
-    names = {
-        Path(line.split()[-1]) for line in Path("/proc/self/maps").read_text().splitlines() if "omp" in line
-    }
-    runtimes = {path for path in names if path.name.startswith(("libgomp", "libomp", "libiomp"))}
-    assert {path.parent for path in runtimes} == {Path(torch.__file__).parent / "lib"}
+OPENMP = """
+from pathlib import Path
+import torch
+{first}
+def runtimes():
+    names = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "omp" in line]
+    return sorted({{name for name in names if Path(name).name.startswith(("libgomp", "libomp", "libiomp"))}})
+before = runtimes()
+from torchjepa.nn.native.library import describe
+print(describe(), runtimes() == before, len(before))
+"""
+
+
+@pytest.mark.parametrize(("first", "number"), [("", 1), ("import sklearn.cluster", 2)])
+def test_the_kernels_bring_no_openmp_of_their_own(made: Path, first: str, number: int) -> None:
+    (printed,) = in_processes(OPENMP.format(first=first))
+    assert printed == f"compiled True {number}"
 
 
 def test_another_openmp_in_the_process_leaves_them_out(monkeypatch: pytest.MonkeyPatch) -> None:
