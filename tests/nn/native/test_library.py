@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.nn.native import oracle
 from torchjepa.nn.native import library
@@ -239,12 +238,13 @@ print(library.describe(), float_layers.serves(torch.float32), tile_attention.has
 
 
 def test_training_with_and_without_them_and_one_openmp_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles = oracle.has_tiles()
     (own,) = in_processes(TRAINING)
     monkeypatch.setenv("TORCHJEPA_NATIVE", "0")
     (plain,) = in_processes(TRAINING)
     *ours, state = own.splitlines()
     *theirs, state_without = plain.splitlines()
-    assert state == f"compiled True {oracle.has_tiles()} 1"
+    assert state == f"compiled True {tiles} 1"
     assert state_without == "torch False False 1"
     for line, other, tolerance in zip(ours, theirs, (1e-5, 2e-2), strict=True):
         expected = [float(number) for number in other.split()]
