@@ -38,7 +38,7 @@ def test_a_block_and_all_its_gradients(
     ours = derive(block, x, dtype)
     assert set(called) >= {"norm_heads", "norm_mlp_add", *(["attend", "linear_add"] if dtype == LOW else [])}
     theirs, exact = without_kernels(monkeypatch, block, x, dtype), derive_exactly(block, x)
-    bounds = (3, 1e-6, 2e-6) if dtype == torch.float32 else (1.5, 6e-3, 2e-2)
+    bounds = (3, 1e-6, 2e-6) if dtype == torch.float32 else (1.5, 8e-3, 2e-2)
     oracle.assert_as_near(ours, theirs, exact, times=bounds[0], floor=bounds[1], limit=bounds[2])
 
 
