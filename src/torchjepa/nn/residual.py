@@ -66,7 +66,7 @@ def norm_mlp_add(x: Float[Tensor, "*r d"], norm: nn.LayerNorm, mlp: MLP) -> Floa
     if not is_plain(mlp, MLP):
         return x + mlp(norm(x))
     fc1, fc2 = mlp.fc1, mlp.fc2
-    if len(fc2.weight) == x.shape[-1] and nodes.serve(x, norm, fc1, fc2):
+    if fc2.weight.shape[0] == x.shape[-1] and nodes.serve(x, norm, fc1, fc2):
         return nodes.norm_mlp_add(x, norm, fc1, fc2, is_large(x, fc1))
     if not (_is_plain_training(x, norm, fc1, fc2) and is_large(x, fc1)):
         return linear_add(F.gelu(fc1(norm(x))), fc2, x)
@@ -108,7 +108,7 @@ def linear_add(
     plain = sees_plain_tensors(x) and not is_autocast(x.device.type) and residual.dtype == x.dtype
     if not plain or not is_plain(linear, nn.Linear) or linear.bias is None or linear.bias.dtype != x.dtype:
         return residual + linear(x)
-    if residual.shape != (*x.shape[:-1], len(linear.bias)):
+    if residual.shape != (*x.shape[:-1], linear.out_features):
         return residual + linear(x)
     if not torch.is_grad_enabled():
         return _add_product(residual, x, linear.weight, linear.bias)
