@@ -8,8 +8,9 @@ times as the step made it and on the same shapes, strides and values. Views cost
 on the same tensors again and again, which the caches hold; *cold* goes round copies of them and keeps what comes out,
 256 MiB in all, so that every operand is fetched from where a step finds it: from memory. *products* are matrix
 products and attention. It is torch's operations that are watched and added up; on a CPU the step itself runs on
-`torchjepa.nn.native`, which joins them, unless TORCHJEPA_NATIVE=0. What a step without takes beyond its cold sum is dispatch, what the sum takes beyond its products
-torch's operations for GELU, layer norms, sums, copies and casts, each a pass over memory.
+`torchjepa.nn.native`, which joins them, unless TORCHJEPA_NATIVE=0. What a step without takes beyond its cold sum is
+dispatch, what the sum takes beyond its products torch's operations for GELU, layer norms, sums, copies and casts, each
+a pass over memory.
 """
 
 from __future__ import annotations
