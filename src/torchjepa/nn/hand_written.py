@@ -119,7 +119,7 @@ def norm_linear_formula(
 
 
 def linear_add_formula(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Float[Tensor, "*r o"]:
-    """Residual + linear(x), the product in the dtype of x."""
+    """The sum residual + linear(x), the product in the dtype of x."""
     return residual + F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
 
 
@@ -135,6 +135,6 @@ def norm_mlp_add_formula(
     eps: float,
     dtype: torch.dtype,
 ) -> Float[Tensor, "*r d"]:
-    """X + mlp(norm(x)), the products in `dtype`."""
+    """The sum x + mlp(norm(x)), the products in `dtype`."""
     hidden = norm_linear_formula(x, scale, shift, weight_1, bias_1, eps=eps, dtype=dtype)
     return x + F.linear(F.gelu(hidden), weight_2.to(dtype), bias_2.to(dtype))

@@ -1,1 +1,1 @@
-"""Kernels in C++ for processors, compiled on first use: what stands between the products of a transformer block."""
+"""Kernels in C++ for processors, compiled on first use: the halves of a transformer block."""

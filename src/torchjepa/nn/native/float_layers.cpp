@@ -2,8 +2,8 @@
 // cache when the next step wants it. Products are those of the BLAS that torch brings, called by each thread for rows of
 // its own.
 //
-// Rows are tokens, contiguous. Sums over rows are added up over a fixed number of runs of rows and then run by run, the
-// same for any number of threads. Plain loops that a compiler turns into vector instructions.
+// Rows are tokens, contiguous. Sums over rows are added up over runs of rows and then run by run, the same for up to four
+// threads. Plain loops that a compiler turns into vector instructions.
 
 #include <omp.h>
 

@@ -1,5 +1,4 @@
-"""The float32 kernels as functions of tensors: the halves of a transformer block
-around attention.
+"""The float32 kernels as functions of tensors: the halves of a transformer block around attention.
 
 Rows are contiguous and everything float32; `serves` asks. Axis letters: `r` rows, `h` channels of the hidden layer.
 """
@@ -87,7 +86,7 @@ def linear_add(
     bias: Float[Tensor, " o"],
     residual: Float[Tensor, "r o"],
 ) -> Float[Tensor, "r o"]:
-    """Residual + x W^T + b."""
+    """The sum residual + x W^T + b."""
     outs, width = weight.shape
     out = torch.empty_like(residual)
     call("float_linear_add", _LinearAdd, sgemm(), x, weight, bias, residual, out, len(x), width, outs)

@@ -31,14 +31,14 @@ def norm_heads(
 
 
 def linear_add(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Float[Tensor, "*r o"]:
-    """Residual + x W^T + b, as `nodes.linear_add` has it."""
+    """The sum residual + x W^T + b, as `nodes.linear_add` has it."""
     if torch.is_grad_enabled():
         return _LinearAdd.apply(x, weight, bias, residual)  # type: ignore[return-value]
     return float_layers.linear_add(rows_of(x), weight, bias, rows_of(residual)).view(residual.shape)
 
 
 def norm_mlp_add(x: Float[Tensor, "*r d"], weights: tuple[Tensor, ...], eps: float) -> Float[Tensor, "*r d"]:
-    """X + mlp(norm(x)), as `nodes.norm_mlp_add` has it."""
+    """The sum x + mlp(norm(x)), as `nodes.norm_mlp_add` has it."""
     if torch.is_grad_enabled():
         return _NormMLPAdd.apply(x, *weights, eps)  # type: ignore[return-value]
     scale, shift, *others = weights

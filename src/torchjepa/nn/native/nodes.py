@@ -94,7 +94,7 @@ def norm_heads(
 def linear_add(
     x: Float[Tensor, "*r d"], linear: nn.Linear, residual: Float[Tensor, "*r o"]
 ) -> Float[Tensor, "*r o"]:
-    """Residual + linear(x), the product in bfloat16 and the sum in float32.
+    """The sum residual + linear(x), in float32, the product in autocast's dtype.
 
     Args:
         x: what is mapped.
@@ -109,7 +109,7 @@ def linear_add(
 def norm_mlp_add(
     x: Float[Tensor, "*r d"], norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear, lean: bool
 ) -> Float[Tensor, "*r d"]:
-    """X + fc2(gelu(fc1(norm(x)))).
+    """The sum x + fc2(gelu(fc1(norm(x)))).
 
     Args:
         x: tokens.

@@ -97,7 +97,7 @@ def linear_add(
     bias: Float[Tensor, " o"],
     residual: Float[Tensor, "r o"],
 ) -> Float[Tensor, "r o"]:
-    """Residual + x W^T + b."""
+    """The sum residual + x W^T + b."""
     outs, width = weight.shape
     out = torch.empty_like(residual)
     call("tile_linear_add", _LinearAdd, x, weight, bias, residual, out, _packed(weight), len(x), width, outs)
