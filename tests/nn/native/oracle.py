@@ -139,8 +139,10 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def assert_same_for_any_threads(function: Callable[[], Sequence[Tensor]]) -> None:
+def assert_same_for_any_threads(
+    function: Callable[[], Sequence[Tensor]], numbers_of_threads: Sequence[int] = (1, 1, 2, 3)
+) -> None:
     expected = function()
-    for number in (1, 1, 2, 3):
+    for number in numbers_of_threads:
         with threads(number):
             assert_same_bits(function(), expected)

@@ -205,12 +205,11 @@ def test_any_number_of_threads_gives_the_same_bits(rows: int) -> None:
     linear = linear_inputs(rows, 64, 96, 0)
 
     def everything() -> list[Tensor]:
-        # Without the gradients of matrices, which are products of torch's.
         found = [oracle.derive(mlp(lean), inputs)[0] for lean in (False, True)]
         found += [oracle.derive(heads(4, lean=True), parts)[0], oracle.derive(linear_add, linear)[0]]
-        return [each for part in found for each in part if each.shape not in ((160, 64), (64, 160), (96, 64))]
+        return [each for part in found for each in part]
 
-    oracle.assert_same_for_any_threads(everything)
+    oracle.assert_same_for_any_threads(everything, (1, 1, 2, 3, 6))
 
 
 @pytest.mark.parametrize("rows", [5, 250])
