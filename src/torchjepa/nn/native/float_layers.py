@@ -16,6 +16,8 @@ from torch import Tensor
 
 from torchjepa.nn.native.library import library
 from torchjepa.nn.native.structures import call, fields, scratch
+from torchjepa.nn.native.tile_attention import DEPTH, has_tiles
+from torchjepa.nn.native.weight_gradients import PARTS
 
 
 @functools.cache
@@ -37,6 +39,17 @@ def serves(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 and library() is not None and sgemm() is not None
 
 
+def packed(*weights: Tensor) -> Tensor | None:
+    """Room for the parts into which products by tile registers split weights, where they can be had; else nothing.
+
+    Args:
+        weights: of one layer after the other.
+    """
+    if any(width % DEPTH for weight in weights for width in weight.shape) or not has_tiles():
+        return None
+    return weights[0].new_empty(PARTS * sum(map(torch.numel, weights)), dtype=torch.bfloat16)
+
+
 def norm_linear(
     x: Float[Tensor, "r d"],
     norm: tuple[Tensor, Tensor, float],
@@ -52,7 +65,8 @@ def norm_linear(
     out = x.new_empty(len(x), outs)
     kept = (torch.empty_like(x), x.new_empty(len(x)), x.new_empty(len(x))) if keep else ()
     room = out, *(kept or [None] * 3)
-    call("float_norm_linear", _NormLinear, sgemm(), x, *norm, weight, bias, *room, len(x), width, outs)
+    sizes = packed(weight), len(x), width, outs
+    call("float_norm_linear", _NormLinear, sgemm(), x, *norm, weight, bias, *room, *sizes)
     return out, kept
 
 
@@ -74,7 +88,7 @@ def norm_linear_backward(
     joined, of_x, sums = x.new_empty(len(x), outs), torch.empty_like(x), x.new_empty(2 * width + outs)
     _, heads, tokens, channels = grads[0].shape
     inputs = *grads, ctypes.addressof(strides), x, scale, *moments, residual, weight
-    made = joined, of_x, sums, scratch(sums)
+    made = joined, of_x, sums, scratch(sums), packed(weight)
     sizes = len(x), width, tokens, heads, channels
     call("float_norm_linear_backward", _NormLinearBackward, sgemm(), *inputs, *made, *sizes)
     return of_x, *sums.split([width, width, outs]), joined
@@ -89,7 +103,8 @@ def linear_add(
     """The sum residual + x W^T + b."""
     outs, width = weight.shape
     out = torch.empty_like(residual)
-    call("float_linear_add", _LinearAdd, sgemm(), x, weight, bias, residual, out, len(x), width, outs)
+    inputs = x, weight, bias, residual
+    call("float_linear_add", _LinearAdd, sgemm(), *inputs, out, packed(weight), len(x), width, outs)
     return out
 
 
@@ -99,10 +114,9 @@ def linear_add_backward(
     """Gradients of x and of the bias."""
     outs, width = weight.shape
     of_x, sums = grad.new_empty(len(grad), width), grad.new_empty(outs)
-    made = of_x, sums, scratch(sums)
-    call(
-        "float_linear_add_backward", _LinearAddBackward, sgemm(), grad, weight, *made, len(grad), width, outs
-    )
+    made = of_x, sums, scratch(sums), packed(weight)
+    sizes = len(grad), width, outs
+    call("float_linear_add_backward", _LinearAddBackward, sgemm(), grad, weight, *made, *sizes)
     return of_x, sums
 
 
@@ -116,7 +130,8 @@ def mlp(
     inner, width = weights[0].shape
     out = torch.empty_like(x)
     kept = (x.new_empty(len(x), inner), x.new_empty(len(x)), x.new_empty(len(x))) if keep else None
-    call("float_mlp", _MLP, sgemm(), x, *norm, *weights, out, *(kept or [None] * 3), len(x), width, inner)
+    made = out, *(kept or [None] * 3), packed(*weights[::2])
+    call("float_mlp", _MLP, sgemm(), x, *norm, *weights, *made, len(x), width, inner)
     return out, kept
 
 
@@ -134,38 +149,38 @@ def mlp_backward(
     of_hidden, active, normed = torch.empty_like(hidden), torch.empty_like(hidden), torch.empty_like(x)
     of_x, sums = torch.empty_like(x), x.new_empty(3 * width + inner)
     inputs = grad, x, scale, shift, means, rstds, *weights[:3], hidden
-    made = of_hidden, active, normed, of_x, sums, scratch(sums)
+    made = of_hidden, active, normed, of_x, sums, scratch(sums), packed(*weights[::2])
     call("float_mlp_backward", _MLPBackward, sgemm(), *inputs, *made, len(x), width, inner)
     return of_x, *sums.split([width, width, width, inner]), of_hidden, active, normed
 
 
 class _NormLinear(ctypes.Structure):
-    _fields_ = fields("sgemm x scale shift eps. weight bias out normed means rstds rows* width* outs*")
+    _fields_ = fields("sgemm x scale shift eps. weight bias out normed means rstds packed rows* width* outs*")
 
 
 class _NormLinearBackward(ctypes.Structure):
     _fields_ = fields(
-        "sgemm of_q of_k of_v strides x scale means rstds residual weight joined of_x sums scratch "
+        "sgemm of_q of_k of_v strides x scale means rstds residual weight joined of_x sums scratch packed "
         "rows* width* tokens* heads* channels*"
     )
 
 
 class _LinearAdd(ctypes.Structure):
-    _fields_ = fields("sgemm x weight bias residual out rows* width* outs*")
+    _fields_ = fields("sgemm x weight bias residual out packed rows* width* outs*")
 
 
 class _LinearAddBackward(ctypes.Structure):
-    _fields_ = fields("sgemm grad weight of_x sums scratch rows* width* outs*")
+    _fields_ = fields("sgemm grad weight of_x sums scratch packed rows* width* outs*")
 
 
 class _MLP(ctypes.Structure):
     _fields_ = fields(
-        "sgemm x scale shift eps. weight1 bias1 weight2 bias2 out hidden means rstds rows* width* inner*"
+        "sgemm x scale shift eps. weight1 bias1 weight2 bias2 out hidden means rstds packed rows* width* inner*"
     )
 
 
 class _MLPBackward(ctypes.Structure):
     _fields_ = fields(
-        "sgemm grad x scale shift means rstds weight1 bias1 weight2 hidden of_hidden active normed of_x sums scratch "
-        "rows* width* inner*"
+        "sgemm grad x scale shift means rstds weight1 bias1 weight2 hidden of_hidden active normed of_x "
+        "sums scratch packed rows* width* inner*"
     )

@@ -17,6 +17,7 @@ from torchjepa.nn.hand_written import (
 )
 from torchjepa.nn.native import float_layers
 from torchjepa.nn.native.joined import rows_of, split_heads
+from torchjepa.nn.native.weight_gradients import weight_gradient
 
 
 def norm_heads(
@@ -72,7 +73,7 @@ class _NormHeads(torch.autograd.Function):
         of_x, of_scale, of_shift, of_bias, joined = found
         if normed is None:
             normed = torch.native_layer_norm(rows, scale.shape, scale, shift, ctx.settings["eps"])[0]
-        return of_x.view(x.shape), of_scale, of_shift, joined.t() @ normed, of_bias, *[None] * 3
+        return of_x.view(x.shape), of_scale, of_shift, weight_gradient(joined, normed), of_bias, *[None] * 3
 
 
 class _LinearAdd(torch.autograd.Function):
@@ -90,7 +91,7 @@ class _LinearAdd(torch.autograd.Function):
             return tuple(differentiable(linear_add_formula, (x, weight, bias, residual), grad))
         rows = rows_of(grad)
         of_x, of_bias = float_layers.linear_add_backward(rows, weight)
-        return of_x.view(x.shape), rows.t() @ rows_of(x), of_bias, grad
+        return of_x.view(x.shape), weight_gradient(rows, rows_of(x)), of_bias, grad
 
 
 class _NormMLPAdd(torch.autograd.Function):
@@ -113,5 +114,5 @@ class _NormMLPAdd(torch.autograd.Function):
         stream = rows_of(grad)
         found = float_layers.mlp_backward(stream, rows_of(x), scale, shift, tuple(weights), kept)
         of_x, of_scale, of_shift, of_bias_2, of_bias_1, of_hidden, active, normed = found
-        of_linears = of_hidden.t() @ normed, of_bias_1, stream.t() @ active, of_bias_2
+        of_linears = weight_gradient(of_hidden, normed), of_bias_1, weight_gradient(stream, active), of_bias_2
         return of_x.view(x.shape), of_scale, of_shift, *of_linears, None

@@ -39,7 +39,9 @@ _KERNELS = (
         "float_mlp",
         "float_mlp_backward",
     ),
-    *("tile_attend", "tile_attend_backward", "tile_norm_linear", "tile_norm_linear_backward"),
+    *("float_attend", "float_attend_backward", "tile_attend", "tile_attend_backward"),
+    *("tile_norm_linear", "tile_norm_linear_backward"),
+    *("float_weight_gradient", "tile_weight_gradient"),
     *("tile_linear_add", "tile_linear_add_backward", "tile_mlp", "tile_mlp_backward"),
 )
 
@@ -177,7 +179,7 @@ def _open(path: Path) -> ctypes.CDLL:
     for name in _KERNELS:
         function = getattr(found, name)
         function.argtypes, function.restype = (
-            [ctypes.c_void_p] * (2 if name == "tile_attend_backward" else 1),
+            [ctypes.c_void_p] * (2 if name.endswith("attend_backward") else 1),
             None,
         )
     return found

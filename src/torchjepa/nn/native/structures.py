@@ -58,9 +58,9 @@ def call(name: str, kind: type[ctypes.Structure], *values: Any) -> None:
         kind: the structure that it takes.
         values: for its fields, tensors or numbers.
     """
-    if any(isinstance(each, Tensor) and is_fake(each) for each in values):
+    if _run_followed and any(isinstance(each, Tensor) and is_fake(each) for each in values):
         return
-    places = (each.data_ptr() if isinstance(each, Tensor) else each for each in values)
+    places = [each.data_ptr() if isinstance(each, Tensor) else each for each in values]
     getattr(library(), name)(ctypes.byref(kind(*places)))
 
 

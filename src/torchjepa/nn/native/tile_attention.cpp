@@ -1,27 +1,12 @@
 // softmax(scale Q K^T) V and its gradients in bfloat16, head by head, scores never leaving a core's cache.
 //
-// Queries, keys, values and what comes out are [batch, heads, tokens, channels] with strides of their own, the channels
-// one after the other. Scores, softmax and sums are float. A head belongs to one thread: any number gives the same bits.
+// Scores, softmax and sums are float. A head belongs to one thread: any number gives the same bits.
 
+#include "attention.h"
 #include "numbers.h"
 
-struct Heads {
-  bfloat16* start;
-  long batch, head, token;
-
-  bfloat16* of(long item, long heads) const { return start + item / heads * batch + item % heads * head; }
-};
-
-struct Attention {
-  Heads q, k, v, out;
-  float* log_sums;  // [batch, heads, queries], base 2, of the scaled scores; absent if no gradient is wanted
-  long batch, heads, queries, keys, channels;
-  float scale;
-};
-
-struct AttentionGradients {
-  Heads of_out, of_q, of_k, of_v;
-};
+typedef Attention<bfloat16> TileAttention;
+typedef AttentionGradients<bfloat16> TileGradients;
 
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__)
 
@@ -73,7 +58,7 @@ INLINE float soften(const float* scores, bfloat16* weights, long keys, long fill
   return total;
 }
 
-void attend_head(const Attention& a, long item) {
+void attend_head(const TileAttention& a, long item) {
   long keys = filled(a.keys, DEPTH), channels = filled(a.channels, DEPTH);
   Workspace space(2 * (3 * keys + ROWS) * channels + 4 * ROWS * (keys + channels) + 2 * ROWS * keys + 1024);
   auto *rows = space.take<bfloat16>(keys * channels), *keys_t = space.take<bfloat16>(keys * channels);
@@ -102,7 +87,7 @@ void attend_head(const Attention& a, long item) {
   }
 }
 
-void attend_head_backward(const Attention& a, const AttentionGradients& g, long item) {
+void attend_head_backward(const TileAttention& a, const TileGradients& g, long item) {
   long keys = filled(a.keys, DEPTH), channels = filled(a.channels, DEPTH);
   long chunk = std::min(CHUNK, filled(a.queries, DEPTH));
   Workspace space(2 * (3 * keys + 5 * chunk) * channels + 2 * keys * channels * 4 + 4 * chunk * channels +
@@ -187,20 +172,20 @@ extern "C" {
 
 int has_tiles() { return tiles_are_lent(); }
 
-void tile_attend(const Attention* a) {
+void tile_attend(const TileAttention* a) {
 #pragma omp parallel
   {
     Tiles tiles;
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (long item = 0; item < a->batch * a->heads; item++) attend_head(*a, item);
   }
 }
 
-void tile_attend_backward(const Attention* a, const AttentionGradients* g) {
+void tile_attend_backward(const TileAttention* a, const TileGradients* g) {
 #pragma omp parallel
   {
     Tiles tiles;
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
     for (long item = 0; item < a->batch * a->heads; item++) attend_head_backward(*a, *g, item);
   }
 }
@@ -210,8 +195,8 @@ void tile_attend_backward(const Attention* a, const AttentionGradients* g) {
 
 extern "C" {
 int has_tiles() { return 0; }
-void tile_attend(const Attention*) {}
-void tile_attend_backward(const Attention*, const AttentionGradients*) {}
+void tile_attend(const TileAttention*) {}
+void tile_attend_backward(const TileAttention*, const TileGradients*) {}
 }
 
 #endif

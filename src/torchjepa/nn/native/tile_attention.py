@@ -16,6 +16,8 @@ from torch import Tensor
 from torchjepa.nn.hand_written import attention_formula, differentiable, is_fake
 from torchjepa.nn.native.library import library
 
+DEPTH = 32  # bfloat16 numbers in a row of a tile register
+
 # Keys, values and two rows of scores for each of a chunk of queries have to fit into a core's cache.
 _MAX_KEYS = 2048
 _MAX_CHANNELS = 256
@@ -38,7 +40,7 @@ def serves(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """
     kinds = {(each.device.type, each.dtype) for each in (q, k, v)}
     if (
-        kinds != {("cpu", torch.bfloat16)}
+        kinds not in ({("cpu", torch.bfloat16)}, {("cpu", torch.float32)})
         or k.shape != (*q.shape[:2], k.shape[2], q.shape[3])
         or v.shape != k.shape
     ):
@@ -107,12 +109,13 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, with_gradient: bool) -> tuple[Tens
     out = q.new_empty(batch, queries, heads, channels).transpose(1, 2)
     log_sums = q.new_empty(batch, heads, queries, dtype=torch.float32) if with_gradient else None
     if not is_fake(q):
-        _call("tile_attend", _describe(q, k, v, out, log_sums))
+        _call("attend", q.dtype, _describe(q, k, v, out, log_sums))
     return out, log_sums
 
 
-def _call(name: str, *arguments: ctypes.Structure) -> None:
-    getattr(library(), name)(*map(ctypes.byref, arguments))
+def _call(name: str, dtype: torch.dtype, *arguments: ctypes.Structure) -> None:
+    kind = "tile" if dtype == torch.bfloat16 else "float"
+    getattr(library(), f"{kind}_{name}")(*map(ctypes.byref, arguments))
 
 
 class _Attend(torch.autograd.Function):
@@ -132,7 +135,7 @@ class _Attend(torch.autograd.Function):
         q, k, v, grad = map(_dense_channels, (q, k, v, grad))
         if not is_fake(q):
             gradients = _Gradients(*map(_heads, (grad, of_q, of_k, of_v)))
-            _call("tile_attend_backward", _describe(q, k, v, out, log_sums), gradients)
+            _call("attend_backward", q.dtype, _describe(q, k, v, out, log_sums), gradients)
         return of_q, of_k, of_v
 
 

@@ -203,7 +203,7 @@ void mlp_rows_backward(const MLPBackward& a, long row, long count, float* sums) 
 extern "C" {
 
 #define BLOCKS(rows) \
-  _Pragma("omp for schedule(static)") for (long row = 0; row < rows; row += ROWS)
+  _Pragma("omp for schedule(dynamic)") for (long row = 0; row < rows; row += ROWS)
 
 void tile_norm_linear(const NormLinear* a) {
 #pragma omp parallel

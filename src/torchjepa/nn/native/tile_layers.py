@@ -14,9 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchjepa.nn.native.structures import call, fields, scratch
-from torchjepa.nn.native.tile_attention import has_tiles
-
-_DEPTH = 32  # bfloat16 numbers in a row of a tile register
+from torchjepa.nn.native.tile_attention import DEPTH, has_tiles
 
 
 def serves(dtype: torch.dtype, *widths: int) -> bool:
@@ -26,7 +24,7 @@ def serves(dtype: torch.dtype, *widths: int) -> bool:
         dtype: what products are computed in.
         widths: channels that go in and come out.
     """
-    return dtype == torch.bfloat16 and not any(width % _DEPTH for width in widths) and has_tiles()
+    return dtype == torch.bfloat16 and not any(width % DEPTH for width in widths) and has_tiles()
 
 
 class Kept(NamedTuple):

@@ -17,6 +17,7 @@ from torchjepa.nn.hand_written import (
 )
 from torchjepa.nn.native import tile_layers as layers
 from torchjepa.nn.native.joined import join_heads, rows_of, split_heads
+from torchjepa.nn.native.weight_gradients import weight_gradient
 
 _BFLOAT16 = torch.bfloat16
 
@@ -76,7 +77,7 @@ class _NormHeads(torch.autograd.Function):
         flat = join_heads(*grads[1:]).view(len(rows), -1)
         kept = layers.Kept(normed, means, rstds)
         of_x, *others, of_bias = layers.norm_linear_backward(flat, rows, past, kept, scale, weight)
-        return of_x.view(x.shape), *others, (flat.t() @ normed).float(), of_bias, *[None] * 3
+        return of_x.view(x.shape), *others, weight_gradient(flat, normed), of_bias, *[None] * 3
 
 
 class _LinearAdd(torch.autograd.Function):
@@ -93,7 +94,7 @@ class _LinearAdd(torch.autograd.Function):
         if torch.is_grad_enabled():
             return tuple(differentiable(linear_add_formula, (x, weight, bias, residual), grad))
         rounded, of_x, of_bias = layers.linear_add_backward(rows_of(grad), weight)
-        return of_x.view(x.shape), (rounded.t() @ rows_of(x)).float(), of_bias, grad
+        return of_x.view(x.shape), weight_gradient(rounded, rows_of(x)), of_bias, grad
 
 
 class _NormMLPAdd(torch.autograd.Function):
@@ -122,9 +123,6 @@ class _NormMLPAdd(torch.autograd.Function):
         found = layers.mlp_backward(rows_of(grad), rows, scale, tuple(weights), kept)
         of_x, of_scale, of_shift, of_bias_2, of_bias_1, rounded, of_hidden = found
         assert kept.norm.normed is not None
-        of_weight_1, of_weight_2 = (
-            (of_hidden.t() @ kept.norm.normed).float(),
-            (rounded.t() @ kept.active).float(),
-        )
-        of_linears = of_weight_1, of_bias_1, of_weight_2, of_bias_2
+        of_weight_1 = weight_gradient(of_hidden, kept.norm.normed)
+        of_linears = of_weight_1, of_bias_1, weight_gradient(rounded, kept.active), of_bias_2
         return of_x.view(x.shape), of_scale, of_shift, *of_linears, None, None

@@ -128,7 +128,7 @@ INLINE long run_length(long rows) { return filled((rows + RUNS - 1) / RUNS, ROWS
 template <class Body>
 INLINE void for_runs(long rows, long num_sums, float* scratch, float* sums, const Body& body) {
   long length = run_length(rows);
-#pragma omp for schedule(static, 1)
+#pragma omp for schedule(dynamic)
   for (long run = 0; run < RUNS; run++) {
     float* here = scratch + run * num_sums;
     std::fill(here, here + num_sums, 0.0f);
