@@ -1,12 +1,23 @@
-"""Who is called when a block runs."""
+"""Memory in which nothing is right by chance, and who is called when a block runs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
 from torchjepa.nn.native import nodes, tile_attention
+
+
+@pytest.fixture(autouse=True, scope="package")
+def unwritten_memory_is_nan() -> Iterator[None]:
+    """What a kernel forgets to write would often be what the call before has written there, and right."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.zeros(2).new_empty(2).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def whole(*shape: int, most: int, seed: int) -> Tensor:
     return torch.randint(-most, most + 1, shape, generator=generator).float()
 
 
-# Where B has more rows than A, and where it has fewer, its factors change places in the gradient of a weight.
+# B has fewer rows than A, and more: the wider factor of the gradient of a weight is gone through once.
 @every_product
 @pytest.mark.parametrize("n", [32, 160])
 def test_every_product_of_two_numbers_has_its_digits(product: Product, n: int) -> None:

@@ -14,7 +14,7 @@ from torchjepa.nn.native import weight_gradients
 from torchjepa.nn.native.weight_gradients import weight_gradient
 
 DTYPES = [torch.float32, torch.bfloat16]
-# Of what comes out and what goes in: the narrower is the one whose columns become rows, packed 128 at a time.
+# Of what comes out and what goes in, packed 128 columns at a time; the wider one is gone through once.
 SHAPES = [(32, 32), (32, 96), (96, 32), (160, 160), (160, 288), (288, 160), (128, 384)]
 
 needs_tiles = pytest.mark.skipif(not oracle.has_tiles(), reason=oracle.NO_TILES)
