@@ -16,6 +16,7 @@
 namespace {
 
 constexpr long PARTS = 3, SQUARE = TILE * DEPTH, TRIPLE = PARTS * SQUARE, STRIP = 128;
+constexpr long LONGEST = 512;  // of k, in one sum
 constexpr long AHEAD = 8;  // rows that are asked for before they are needed
 
 // The upper halves of each are the parts of x, which is 0 in the end.
@@ -161,22 +162,14 @@ INLINE void add_products(const bfloat16* a, long a_apart, const bfloat16* b, lon
 #undef MULTIPLY
 }
 
-// Up to 32 rows of two panels of C.
-template <int M, int P = PARTS>
-INLINE void split_product_block(const bfloat16* a, const bfloat16* b, float* c, long ldc, long k, bool add) {
+template <int M, int P>
+INLINE void store_product(const bfloat16* a, const bfloat16* b, long apart, long k, float* c, long ldc) {
   order_memory();
-  if (add) {
-    _tile_loadd(0, c, ldc * 4);
-    _tile_loadd(1, c + TILE, ldc * 4);
-    if (M > 1) _tile_loadd(2, c + TILE * ldc, ldc * 4);
-    if (M > 1) _tile_loadd(3, c + TILE * ldc + TILE, ldc * 4);
-  } else {
-    _tile_zero(0);
-    _tile_zero(1);
-    if (M > 1) _tile_zero(2);
-    if (M > 1) _tile_zero(3);
-  }
-  add_products<M, P>(a, k * TILE * P, b, k * TILE * P, k);
+  _tile_zero(0);
+  _tile_zero(1);
+  if (M > 1) _tile_zero(2);
+  if (M > 1) _tile_zero(3);
+  add_products<M, P>(a, apart, b, apart, k);
   _tile_stored(0, c, ldc * 4);
   _tile_stored(1, c + TILE, ldc * 4);
   if (M > 1) _tile_stored(2, c + TILE * ldc, ldc * 4);
@@ -184,24 +177,30 @@ INLINE void split_product_block(const bfloat16* a, const bfloat16* b, float* c, 
   order_memory();
 }
 
+// Up to 32 rows of two panels of C, their product of k, or that added to them. Long sums are made of shorter ones, and a
+// sum is complete before it is added to C: every addition to what is larger costs digits.
+template <int P>
+INLINE void product_32(const bfloat16* a, const bfloat16* b, float* c, long ldc, long count, long k, bool add) {
+  long apart = k * TILE * P;
+  if (count == 2 * TILE && k <= LONGEST && !add) return store_product<2, P>(a, b, apart, k, c, ldc);
+  alignas(64) float part[4 * TILE * TILE];
+  for (long start = 0; start < k; start += LONGEST, add = true) {
+    const bfloat16 *rows = a + start * TILE * P, *columns = b + start * TILE * P;
+    if (count > TILE) store_product<2, P>(rows, columns, apart, std::min(LONGEST, k - start), part, 2 * TILE);
+    else store_product<1, P>(rows, columns, apart, std::min(LONGEST, k - start), part, 2 * TILE);
+    for (long i = 0; i < count; i++)
+      for (long j = 0; j < 2 * TILE; j += TILE) {
+        __m512 known = add ? _mm512_loadu_ps(c + i * ldc + j) : _mm512_setzero_ps();
+        _mm512_storeu_ps(c + i * ldc + j, _mm512_add_ps(known, _mm512_load_ps(part + i * 2 * TILE + j)));
+      }
+  }
+}
+
 // C[m, n] = A B, added to C if wanted; n and k multiples of 32. Rows of C beyond m are not touched.
 INLINE void split_product(const bfloat16* a, const bfloat16* b, float* c, long ldc, long m, long n, long k, bool add) {
   for (long j = 0; j < n; j += 2 * TILE)
-    for (long i = 0; i < m; i += 2 * TILE) {
-      const bfloat16 *rows = a + i * k * PARTS, *columns = b + j * k * PARTS;
-      float* here = c + i * ldc + j;
-      long count = std::min(2 * TILE, m - i);
-      if (count == 2 * TILE) split_product_block<2>(rows, columns, here, ldc, k, add);
-      else if (count == TILE) split_product_block<1>(rows, columns, here, ldc, k, add);
-      else {
-        alignas(64) float part[4 * TILE * TILE] = {};
-        for (long row = 0; add && row < count; row++)
-          memcpy(part + row * 2 * TILE, here + row * ldc, 2 * TILE * sizeof(float));
-              if (count > TILE) split_product_block<2>(rows, columns, part, 2 * TILE, k, add);
-        else split_product_block<1>(rows, columns, part, 2 * TILE, k, add);
-              for (long row = 0; row < count; row++) memcpy(here + row * ldc, part + row * 2 * TILE, 2 * TILE * sizeof(float));
-      }
-    }
+    for (long i = 0; i < m; i += 2 * TILE)
+      product_32<PARTS>(a + i * k * PARTS, b + j * k * PARTS, c + i * ldc + j, ldc, std::min(2 * TILE, m - i), k, add);
 }
 
 }  // namespace

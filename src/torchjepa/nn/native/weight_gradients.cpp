@@ -19,19 +19,6 @@ struct WeightGradient {
 
 namespace {
 
-// 32 x 32 numbers of C, from some rows; they are added up on their own first, which keeps sums over many rows exact.
-template <int P>
-INLINE void add_block(const bfloat16* a, const bfloat16* b, float* c, long ldc, long k, bool add) {
-  if (!add) return split_product_block<2, P>(a, b, c, ldc, k, false);
-  alignas(64) float part[4 * TILE * TILE];
-  split_product_block<2, P>(a, b, part, 2 * TILE, k, false);
-  for (long i = 0; i < 2 * TILE; i++)
-    for (long j = 0; j < 2 * TILE; j += TILE) {
-      __m512 sum = _mm512_add_ps(_mm512_loadu_ps(c + i * ldc + j), _mm512_load_ps(part + i * 2 * TILE + j));
-      _mm512_storeu_ps(c + i * ldc + j, sum);
-    }
-}
-
 // The share of one of so many threads.
 INLINE void share_of(long n, long threads, long thread, long* start, long* end) {
   long units = n / TILE / 2;
@@ -74,7 +61,7 @@ void weight_gradient(const WeightGradient& g) {
       pack_columns<Number, P>(b + start * g.n + left, g.n, packed_b, count, k, columns, false);
       auto add = [&](long i, long j) {
         float* place = g.out + (top + i) * g.n + left + j;
-        add_block<P>(packed_a + i * k * P, packed_b + j * k * P, place, g.n, k, start > 0);
+        product_32<P>(packed_a + i * k * P, packed_b + j * k * P, place, g.n, 2 * TILE, k, start > 0);
       };
       // What the inner loop goes over stays in the cache: by a third faster than the other way round.
       for (long outer = 0; outer < std::max(rows, columns); outer += 2 * TILE)
