@@ -2,8 +2,10 @@
 
 The loop is what one writes: a Dataset that opens, resizes and normalises, a DataLoader with batches of 256 and a worker
 for each processor, the model under `no_grad`, features appended to a list, `np.savez`. The encoder has the same
-weights; the images, half JPEG and half PNG of 32 x 32 pixels, are made in a temporary folder. Ours is the command
-itself, opening the run and listing the folder included. *apart* compares the features, in order.
+weights: it is ours (`plain`: what the command saves around it is seen alone), or the published one restated, as in
+`step` (`official`: what who leaves the published code gains). The images, half JPEG and half PNG of 32 x 32 pixels, are
+made in a temporary folder. Ours is the command itself, opening the run and listing the folder included. *apart*
+compares the features, in order.
 """
 
 from __future__ import annotations
@@ -20,14 +22,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.harness import Comparison, Contenders, Peak, relative_distance
+from benchmarks.peers import ijepa as official
 from torchjepa.cli import embed
 from torchjepa.data import Preprocessing
 from torchjepa.hub import load_encoder, save_encoder
 from torchjepa.nn import MeanPool, ViT
+from torchjepa.nn.positions import sincos_positions
 
 _SIDE = 32
 _PREPROCESSING = Preprocessing(_SIDE)
@@ -36,30 +40,28 @@ _TINY = {"patch_size": 4, "embed_dim": 192, "depth": 12, "num_heads": 3, "image_
 
 
 def comparisons() -> Iterator[Comparison | Peak]:
+    low = ["--precision", "bf16-mixed"]
+    small, tiny = (5000, _SMALL), (2000, _TINY)
     rows = (
-        ("5,000 images, ViT 128 x 6, patch 4, float32", 5000, _SMALL, [], 1e-5, 1.3),
-        ("2,000 images, ViT-Ti, patch 4, float32", 2000, _TINY, [], 1e-5, 1.3),
-        (
-            "5,000 images, ViT 128 x 6, patch 4, ours in bf16",
-            5000,
-            _SMALL,
-            ["--precision", "bf16-mixed"],
-            2e-2,
-            None,
-        ),
+        ("5,000 images, ViT 128 x 6, patch 4, float32", "plain", small, [], 1e-5, 1.3),
+        ("5,000 images, ViT 128 x 6, patch 4, float32", "official", small, [], 1e-5, 1.3),
+        ("2,000 images, ViT-Ti, patch 4, float32", "plain", tiny, [], 1e-5, 1.3),
+        ("5,000 images, ViT 128 x 6, patch 4, ours in bf16", "plain", small, low, 2e-2, None),
     )
-    for name, num, config, flags, tolerance, goal in rows:
-        yield Comparison(
-            name, "plain", partial(_build, num, config, flags), goal=goal, tolerance=tolerance, pairs=5
-        )
+    for name, peer, sizes, flags, tolerance, goal in rows:
+        build = partial(_build, *sizes, flags, restated=peer == "official")
+        yield Comparison(name, peer, build, goal=goal, tolerance=tolerance, pairs=5)
     # Read the sizes and not their ratio: what grows is the names, a few MiB beside the noise of an allocator.
     yield Peak("20,000 images beside 2,000", "itself", f"{__name__}:watch_many", f"{__name__}:watch_few")
 
 
-def _build(num: int, config: dict[str, object], flags: list[str]) -> Contenders:
+def _build(num: int, config: dict[str, int], flags: list[str], restated: bool) -> Contenders:
     folder, run = _images(num), _run(json.dumps(config))
     ours, theirs = Path(run) / "ours.npz", Path(run) / "theirs.npz"
-    call, peer = partial(_embed, run, folder, ours, flags), partial(_plain_loop, run, folder, theirs)
+    call, peer = (
+        partial(_embed, run, folder, ours, flags),
+        partial(_plain_loop, run, folder, theirs, config if restated else None),
+    )
     call()
     peer()
     features = [torch.from_numpy(np.load(path)["features"]) for path in (ours, theirs)]
@@ -72,8 +74,10 @@ def _embed(run: str, folder: str, out: Path, flags: list[str]) -> None:
     assert code == 0
 
 
-def _plain_loop(run: str, folder: str, out: Path) -> None:
+def _plain_loop(run: str, folder: str, out: Path, restated: dict[str, int] | None) -> None:
     model = load_encoder(Path(run) / "encoder").model.eval()
+    if restated is not None:
+        model = _restate(model, restated)
     loader = DataLoader(_Images(folder), batch_size=256, num_workers=os.cpu_count() or 1)
     features, labels = [], []
     with torch.no_grad():
@@ -81,6 +85,14 @@ def _plain_loop(run: str, folder: str, out: Path) -> None:
             features.append(model(x).mean(dim=1))
             labels.append(label)
     np.savez(out, features=torch.cat(features).numpy(), labels=torch.cat(labels).numpy())
+
+
+def _restate(encoder: nn.Module, config: dict[str, int]) -> nn.Module:
+    side, dim = config["image_size"] // config["patch_size"], config["embed_dim"]
+    positions = sincos_positions((side, side), dim).float()
+    found = official.Encoder(config["patch_size"], dim, config["depth"], config["num_heads"], positions)
+    official.load(found, encoder.state_dict())
+    return found.eval()
 
 
 class _Images(Dataset[tuple[Tensor, int]]):

@@ -22,7 +22,7 @@ typedef void (*Sgemm)(const char*, const char*, const int*, const int*, const in
 
 namespace {
 
-constexpr long TILE_ROWS = 96, MOST_ROWS = 256, LEAST_ROWS = 16;
+constexpr long TILE_ROWS = 112, MOST_ROWS = 256, LEAST_ROWS = 16;
 
 struct Weight {  // [outs, in]
   Sgemm sgemm;
@@ -77,9 +77,17 @@ INLINE void multiply(const Weight& w, const float* x, char* room, float* out, in
   w.sgemm("N", "N", &n, &count, &k, &one, w.numbers, &n, x, &k, &zero, out, &n);
 }
 
-// How many rows a thread takes at once: fewer than the cache holds, and of BLAS every thread as many times as the others.
+// How many rows a thread takes at once: fewer than the cache holds, and every thread as many times as the others. By tile
+// registers it does not depend on the number of threads, so that sums are the same.
 INLINE long rows_at_once(long rows, bool by_tiles) {
-  if (by_tiles) return TILE_ROWS;
+  if (by_tiles) {
+    // Of four threads the busiest; to fetch all weights anew takes as long as some rows.
+    auto time = [rows](long step) { return filled(filled(rows, step) / step, 4) / 4 * (step + 16); };
+    long best = TILE_ROWS;
+    for (long step = TILE_ROWS; step >= LEAST_ROWS; step -= 16)
+      if (time(step) < time(best)) best = step;
+    return best;
+  }
   long round = std::max(4, omp_get_max_threads()) * MOST_ROWS, rounds = (rows + round - 1) / round;
   return std::max(LEAST_ROWS, (rows * MOST_ROWS + rounds * round - 1) / (rounds * round));
 }
@@ -97,7 +105,7 @@ template <class Body>
 INLINE void for_runs(long rows, bool by_tiles, long num_sums, float* scratch, float* sums, const Body& body) {
   long step = rows_at_once(rows, by_tiles), runs = std::min(RUNS, (rows + step - 1) / step);
   long length = (rows + runs - 1) / runs, most = by_tiles ? TILE_ROWS : MOST_ROWS;
-  if (by_tiles) length = filled(length, TILE_ROWS);
+  if (by_tiles) length = filled(length, step);
   step = (length + most - 1) / most;
   step = (length + step - 1) / step;
 #pragma omp for schedule(dynamic)

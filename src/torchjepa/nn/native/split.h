@@ -2,9 +2,9 @@
 //
 // A float of 24 binary digits is the sum of three bfloat16 of 8, x = x1 + x2 + x3. Of the nine products of parts the six
 // that count are added up, x1 y1 + x1 y2 + x2 y1 + x2 y2 + x1 y3 + x3 y1; what is left out is at most 2^-23 |x y|, and
-// 16 products are added up before they meet a larger sum (Henry, Tang, Heinecke: Leveraging the bfloat16 Artificial
-// Intelligence Datatype For Higher-Precision Computations, 2019). An infinite factor gives NaN, and of numbers below
-// 1e-33 digits are lost.
+// 32 of k are added up before they meet a larger sum (Henry, Tang, Heinecke: Leveraging the bfloat16 Artificial
+// Intelligence Datatype For Higher-Precision Computations, 2019). A factor that is infinite or above 3.39e38, which rounds
+// up, gives NaN, and of numbers below 1e-30 digits may be lost.
 //
 // Both factors are packed: for every 16 rows of A or columns of B a panel, in it for every 32 of k the tiles of the three
 // parts. What fills up the last of them is 0.

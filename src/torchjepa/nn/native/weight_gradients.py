@@ -25,7 +25,7 @@ def weight_gradient(grad: Float[Tensor, "r o"], x: Float[Tensor, "r d"]) -> Floa
         x: what went in, of the same dtype.
     """
     outs, width = grad.shape[1], x.shape[1]
-    if outs % DEPTH or width % DEPTH or not has_tiles():
+    if outs % DEPTH or width % DEPTH or not len(x) or not has_tiles():
         return (grad.t() @ x).float()
     kind = "tile" if x.dtype == torch.bfloat16 else "float"
     out = x.new_empty(outs, width, dtype=torch.float32)
