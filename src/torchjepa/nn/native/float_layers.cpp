@@ -84,11 +84,9 @@ struct FloatLinearAddBackward {
 namespace {
 
 void forward_rows(const FloatMLP& a, long row, long count) {
-  Weight first = a.first(), second = a.second();
-  Workspace space(count * (a.width + 2 * a.inner) * 4 + room_for(first, count, std::max(a.width, a.inner)) + 256);
+  Workspace space(count * (a.width + 2 * a.inner) * 4 + 256);
   auto *normed = space.take<float>(count * a.width), *active = space.take<float>(count * a.inner);
   float* hidden = a.hidden ? a.hidden + row * a.inner : space.take<float>(count * a.inner);
-  char* room = space.take<char>(0);
   float mean, rstd;
   for (long i = 0; i < count; i++) {
     const float* x = a.x + (row + i) * a.width;
@@ -98,7 +96,7 @@ void forward_rows(const FloatMLP& a, long row, long count) {
     SIMD
     for (long j = 0; j < a.width; j++) out[j] = x[j] + a.bias2[j];
   }
-  multiply_transposed(first, normed, room, hidden, count, false);
+  multiply_transposed(a.first(), normed, nullptr, hidden, count, false);
   for (long i = 0; i < count; i++) {
     const float* here = hidden + i * a.inner;
     float* there = active + i * a.inner;
@@ -108,7 +106,7 @@ void forward_rows(const FloatMLP& a, long row, long count) {
       there[j] = x * normal_cdf(x, exp_minus_half_square(x));
     }
   }
-  multiply_transposed(second, active, room, a.out + row * a.width, count, true);
+  multiply_transposed(a.second(), active, nullptr, a.out + row * a.width, count, true);
 }
 
 // Through the norm into the residual stream; the norm's output once more, for the gradient of the first weight.
@@ -125,14 +123,12 @@ INLINE void stream_backward(const FloatMLPBackward& a, const float* of_normed, l
 }
 
 void backward_rows(const FloatMLPBackward& a, long row, long count, float* sums) {
-  Weight first = a.first(), second = a.second();
   float* of_bias1 = sums + 3 * a.width;
   const float* grad = a.grad + row * a.width;
   float* of_hidden = a.of_hidden + row * a.inner;
-  Workspace space(count * a.width * 4 + room_for(first, count, std::max(a.width, a.inner)) + 256);
+  Workspace space(count * a.width * 4 + 64);
   auto* of_normed = space.take<float>(count * a.width);
-  char* room = space.take<char>(0);
-  multiply(second, grad, room, of_hidden, count);
+  multiply(a.second(), grad, nullptr, of_hidden, count);
   for (long i = 0; i < count; i++) {
     const float* hidden = a.hidden + (row + i) * a.inner;
     float *here = of_hidden + i * a.inner, *active = a.active + (row + i) * a.inner;
@@ -144,7 +140,7 @@ void backward_rows(const FloatMLPBackward& a, long row, long count, float* sums)
       of_bias1[j] += here[j];
     }
   }
-  multiply(first, of_hidden, room, of_normed, count);
+  multiply(a.first(), of_hidden, nullptr, of_normed, count);
   stream_backward(a, of_normed, row, count, sums);
 }
 
@@ -152,8 +148,8 @@ void backward_rows(const FloatMLPBackward& a, long row, long count, float* sums)
 
 void forward_tiles(const FloatMLP& a, long row, long count) {
   Weight first = a.first(), second = a.second();
-  Workspace space(count * a.width * 4 + TILE_ROWS * COLUMNS * 4 + room_for(first, count, a.width + a.inner) + 512);
-  auto *normed = space.take<float>(count * a.width), *part = space.take<float>(TILE_ROWS * COLUMNS);
+  Workspace space(count * a.width * 4 + room_for(first, count, a.width + a.inner) + 512);
+  auto* normed = space.take<float>(count * a.width);
   auto* tiles = space.take<bfloat16>(filled(count, TILE) * a.width * PARTS);
   auto* active = space.take<bfloat16>(filled(count, TILE) * a.inner * PARTS);
   float mean, rstd, *out = a.out + row * a.width;
@@ -165,28 +161,48 @@ void forward_tiles(const FloatMLP& a, long row, long count) {
     for (long j = 0; j < a.width; j++) out[i * a.width + j] = x[j] + a.bias2[j];
   }
   split_rows(normed, tiles, count, a.width);
-  for (long j = 0; j < a.inner; j += COLUMNS) {
-    long columns = std::min(COLUMNS, a.inner - j);
-    split_product(tiles, first.tiles + j * a.width * PARTS, part, COLUMNS, count, columns, a.width, false);
-    float* kept = a.hidden ? a.hidden + row * a.inner + j : nullptr;
-    gelu_columns(part, a.bias1 + j, kept, a.inner, active, j, a.inner, count, columns);
-  }
+  product_and_finish(tiles, first.tiles, count, a.inner, a.width, [&](const Block& block, long i) {
+    const float *part = block.part + i * DEPTH, *bias = a.bias1 + block.column;
+    __m512 low = _mm512_load_ps(part), high = _mm512_load_ps(part + 16);
+    if (a.hidden) {
+      float* kept = a.hidden + (row + block.row + i) * a.inner + block.column;
+      _mm512_storeu_ps(kept, low), _mm512_storeu_ps(kept + 16, high);
+    }
+    low = gelu16(_mm512_add_ps(low, _mm512_loadu_ps(bias))), high = gelu16(_mm512_add_ps(high, _mm512_loadu_ps(bias + 16)));
+    split_32(low, high, row_of(active, block.row + i, block.column, a.inner));
+  });
   split_product(active, second.tiles, out, a.width, count, a.width, a.inner, true);
+}
+
+// 16 columns: of_active times the GELU's derivative; the hidden layer after the GELU; the sum grows.
+INLINE __m512 gelu16_backward(__m512 x, __m512 of_active, float* active, float* of_hidden, float* of_bias) {
+  __m512 bell, cdf;
+  normal16(x, &bell, &cdf);
+  _mm512_storeu_ps(active, _mm512_mul_ps(x, cdf));
+  __m512 slope = _mm512_fmadd_ps(_mm512_mul_ps(x, _mm512_set1_ps(0.3989422804014327f)), bell, cdf);
+  __m512 found = _mm512_mul_ps(of_active, slope);
+  _mm512_storeu_ps(of_hidden, found);
+  _mm512_storeu_ps(of_bias, _mm512_add_ps(_mm512_loadu_ps(of_bias), found));
+  return found;
 }
 
 void backward_tiles(const FloatMLPBackward& a, long row, long count, float* sums) {
   Weight first = a.first(), second = a.second();
-  Workspace space(count * a.width * 4 + TILE_ROWS * COLUMNS * 4 + room_for(first, count, a.width + a.inner) + 512);
-  auto *of_normed = space.take<float>(count * a.width), *part = space.take<float>(TILE_ROWS * COLUMNS);
+  Workspace space(count * a.width * 4 + room_for(first, count, a.width + a.inner) + 512);
+  auto* of_normed = space.take<float>(count * a.width);
   auto* tiles = space.take<bfloat16>(filled(count, TILE) * a.width * PARTS);
   auto* of_hidden = space.take<bfloat16>(filled(count, TILE) * a.inner * PARTS);
   split_rows(a.grad + row * a.width, tiles, count, a.width);
-  for (long j = 0; j < a.inner; j += COLUMNS) {
-    long columns = std::min(COLUMNS, a.inner - j), place = row * a.inner + j;
-    split_product(tiles, second.tiles + j * a.width * PARTS, part, COLUMNS, count, columns, a.width, false);
-    gelu_columns_backward(part, a.hidden + place, a.bias1 + j, a.active + place, a.of_hidden + place,
-                          sums + 3 * a.width + j, of_hidden, j, a.inner, count, columns);
-  }
+  product_and_finish(tiles, second.tiles, count, a.inner, a.width, [&](const Block& block, long i) {
+    __m512 found[2];
+    for (long half = 0; half < 2; half++) {
+      long j = block.column + 16 * half, place = (row + block.row + i) * a.inner + j;
+      __m512 x = _mm512_add_ps(_mm512_loadu_ps(a.hidden + place), _mm512_loadu_ps(a.bias1 + j));
+      found[half] = gelu16_backward(x, _mm512_load_ps(block.part + i * DEPTH + 16 * half), a.active + place,
+                                    a.of_hidden + place, sums + 3 * a.width + j);
+    }
+    split_32(found[0], found[1], row_of(of_hidden, block.row + i, block.column, a.inner));
+  });
   split_product(of_hidden, first.tiles, of_normed, a.width, count, a.width, a.inner, false);
   stream_backward(a, of_normed, row, count, sums);
 }

@@ -1,6 +1,8 @@
 """The float32 kernels as functions of tensors: the halves of a transformer block around attention.
 
-Rows are contiguous and everything float32; `serves` asks. Axis letters: `r` rows, `h` channels of the hidden layer.
+Products are done by tile registers where `packed` gives room, as exactly as in float32 (`split.h` says how), elsewhere
+by torch's own BLAS. Rows are contiguous and everything float32; `serves` asks. Axis letters: `r` rows, `h` channels of
+the hidden layer.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@
 namespace {
 
 constexpr long PARTS = 3, SQUARE = TILE * DEPTH, TRIPLE = PARTS * SQUARE, STRIP = 128;
-constexpr long LONGEST = 512;  // of k, in one sum
-constexpr long AHEAD = 8;  // rows that are asked for before they are needed
+constexpr long LONGEST = 768;  // of k, in one sum
+constexpr long AHEAD = 8;      // rows that are asked for before they are needed
 
 // The upper halves of each are the parts of x, which is 0 in the end.
 INLINE void split(__m512 x, __m512i* parts) {
@@ -128,20 +128,22 @@ INLINE __m512 exp2_exact(__m512 t) {
 }
 
 // The sum of four tiles of C in registers 0 to 3 (of two, 0 and 1, for M = 1) grows by a product over k; `a` and `b` are
-// two panels each, the second one `apart` after the first; P is the number of parts.
-template <int M, int P>
-INLINE void add_products(const bfloat16* a, long a_apart, const bfloat16* b, long b_apart, long k) {
+// two panels each, the second one `apart` after the first; P is the number of parts. The tiles leave the processor's other
+// units to `meanwhile`, which is called after every four multiplications.
+template <int M, int P, class Meanwhile>
+INLINE void add_products(const bfloat16* a, const bfloat16* b, long apart, long k, const Meanwhile& meanwhile) {
 #define LOAD_A(part)                     \
   _tile_loadd(4, a + part * SQUARE, 64); \
-  if (M > 1) _tile_loadd(5, a + a_apart + part * SQUARE, 64);
+  if (M > 1) _tile_loadd(5, a + apart + part * SQUARE, 64);
 #define LOAD_B(part)                     \
   _tile_loadd(6, b + part * SQUARE, 64); \
-  _tile_loadd(7, b + b_apart + part * SQUARE, 64);
+  _tile_loadd(7, b + apart + part * SQUARE, 64);
 #define MULTIPLY                      \
   _tile_dpbf16ps(0, 4, 6);            \
   _tile_dpbf16ps(1, 4, 7);            \
   if (M > 1) _tile_dpbf16ps(2, 5, 6); \
-  if (M > 1) _tile_dpbf16ps(3, 5, 7);
+  if (M > 1) _tile_dpbf16ps(3, 5, 7); \
+  meanwhile();
   alignas(64) bfloat16 vain[SQUARE];
   for (long i = 0; i < k; i += DEPTH, a += P * SQUARE, b += P * SQUARE) {
     if (i && i % (P == 1 ? IDLE_DEPTH : IDLE_DEPTH / 8) == 0) _tile_stored(7, vain, 64);
@@ -162,14 +164,19 @@ INLINE void add_products(const bfloat16* a, long a_apart, const bfloat16* b, lon
 #undef MULTIPLY
 }
 
-template <int M, int P>
-INLINE void store_product(const bfloat16* a, const bfloat16* b, long apart, long k, float* c, long ldc) {
+struct Nothing {
+  void operator()() const {}
+};
+
+template <int M, int P, class Meanwhile = Nothing>
+INLINE void store_product(const bfloat16* a, const bfloat16* b, long apart, long k, float* c, long ldc,
+                          const Meanwhile& meanwhile = {}) {
   order_memory();
   _tile_zero(0);
   _tile_zero(1);
   if (M > 1) _tile_zero(2);
   if (M > 1) _tile_zero(3);
-  add_products<M, P>(a, apart, b, apart, k);
+  add_products<M, P>(a, b, apart, k, meanwhile);
   _tile_stored(0, c, ldc * 4);
   _tile_stored(1, c + TILE, ldc * 4);
   if (M > 1) _tile_stored(2, c + TILE * ldc, ldc * 4);

@@ -1,5 +1,5 @@
-// The MLP half of a transformer block by tile registers, the hidden layer some columns at a time: what a product gives goes
-// through the GELU and is split for the next one while it is in registers.
+// What an MLP does with its hidden layer, 32 x 32 numbers at a time: a product by tile registers leaves the others idle, which
+// take what the last block gave through the GELU and split it for the next product meanwhile.
 
 #pragma once
 
@@ -7,8 +7,6 @@
 #include "split.h"
 
 namespace {
-
-constexpr long COLUMNS = 128;
 
 // exp(-x^2 / 2) and the normal distribution function of x, as `normal_cdf` has it.
 INLINE void normal16(__m512 x, __m512* bell, __m512* cdf) {
@@ -28,44 +26,32 @@ INLINE __m512 gelu16(__m512 x) {
   return _mm512_mul_ps(x, cdf);
 }
 
-// Kept is `part`, without the bias.
-INLINE void gelu_columns(const float* part, const float* bias, float* kept, long stride, bfloat16* active, long first,
-                         long inner, long count, long columns) {
-  for (long i = 0; i < count; i++)
-    for (long c = 0; c < columns; c += DEPTH) {
-      __m512 low = _mm512_loadu_ps(part + i * COLUMNS + c), high = _mm512_loadu_ps(part + i * COLUMNS + c + 16);
-      if (kept) _mm512_storeu_ps(kept + i * stride + c, low), _mm512_storeu_ps(kept + i * stride + c + 16, high);
-      low = gelu16(_mm512_add_ps(low, _mm512_loadu_ps(bias + c)));
-      high = gelu16(_mm512_add_ps(high, _mm512_loadu_ps(bias + c + 16)));
-      split_32(low, high, row_of(active, i, first + c, inner));
-    }
+// 32 x 32 numbers that a product gave, and what has yet to be done with them, row by row.
+struct Block {
+  alignas(64) float part[DEPTH * DEPTH];
+  long row = 0, column = 0, done = 0, count = 0;
+};
+
+template <class Finish>
+INLINE void finish_rows(Block* block, long most, const Finish& finish) {
+  for (long end = std::min(block->count, block->done + most); block->done < end; block->done++) finish(*block, block->done);
 }
 
-// 16 columns: of_active times the GELU's derivative; the hidden layer after the GELU; the sums grow.
-INLINE __m512 gelu16_backward(__m512 x, __m512 of_active, float* active, float* of_hidden, float* of_bias) {
-  __m512 bell, cdf;
-  normal16(x, &bell, &cdf);
-  _mm512_storeu_ps(active, _mm512_mul_ps(x, cdf));
-  __m512 slope = _mm512_fmadd_ps(_mm512_mul_ps(x, _mm512_set1_ps(0.3989422804014327f)), bell, cdf);
-  __m512 found = _mm512_mul_ps(of_active, slope);
-  _mm512_storeu_ps(of_hidden, found);
-  _mm512_storeu_ps(of_bias, _mm512_add_ps(_mm512_loadu_ps(of_bias), found));
-  return found;
-}
-
-INLINE void gelu_columns_backward(const float* part, const float* hidden, const float* bias, float* active, float* of_hidden,
-                                  float* of_bias, bfloat16* tiles, long first, long inner, long count, long columns) {
-  for (long i = 0; i < count; i++)
-    for (long c = 0; c < columns; c += DEPTH) {
-      __m512 found[2];
-      for (long half = 0; half < 2; half++) {
-        long j = c + half * 16, place = i * inner + j;
-        __m512 x = _mm512_add_ps(_mm512_loadu_ps(hidden + place), _mm512_loadu_ps(bias + j));
-        found[half] = gelu16_backward(x, _mm512_loadu_ps(part + i * COLUMNS + j), active + place, of_hidden + place,
-                                      of_bias + j);
-      }
-      split_32(found[0], found[1], row_of(tiles, i, first + c, inner));
+// C = A B, 32 x 32 numbers at a time; while one block is multiplied, finish(block, row) goes over the rows of the last.
+template <class Finish>
+INLINE void product_and_finish(const bfloat16* a, const bfloat16* b, long m, long n, long k, const Finish& finish) {
+  Block blocks[2], *last = &blocks[0], *now = &blocks[1];
+  long calls = 6 * k / DEPTH, at_once = (DEPTH + calls - 1) / calls;
+  for (long j = 0; j < n; j += DEPTH)
+    for (long i = 0; i < m; i += DEPTH) {
+      auto meanwhile = [&] { finish_rows(last, at_once, finish); };
+      now->row = i, now->column = j, now->done = 0, now->count = std::min(DEPTH, m - i);
+      const bfloat16 *rows = a + i * k * PARTS, *columns = b + j * k * PARTS;
+      if (now->count > TILE) store_product<2, PARTS>(rows, columns, k * TILE * PARTS, k, now->part, DEPTH, meanwhile);
+      else store_product<1, PARTS>(rows, columns, k * TILE * PARTS, k, now->part, DEPTH, meanwhile);
+      std::swap(last, now);
     }
+  finish_rows(last, DEPTH, finish);
 }
 
 }  // namespace

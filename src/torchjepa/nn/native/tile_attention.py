@@ -1,4 +1,4 @@
-"""Attention in bfloat16 by the processor's tile registers, scores and weights never leaving a core's cache.
+"""Attention by the processor's tile registers, in bfloat16 and float32; scores and weights stay in a core's cache.
 
 Axis letters of this file: `j` keys, `e` channels of one head.
 """
@@ -59,12 +59,12 @@ def attend(
     """softmax(q k^T / sqrt(e)) v.
 
     Args:
-        q: queries, bfloat16 `[b, heads, n, e]`.
-        k: keys, bfloat16 `[b, heads, j, e]`.
-        v: values, bfloat16 `[b, heads, j, e]`.
+        q: queries `[b, heads, n, e]`, bfloat16 or float32.
+        k: keys `[b, heads, j, e]`, of the same dtype.
+        v: values `[b, heads, j, e]`, of the same dtype.
 
     Returns:
-        bfloat16 `[b, heads, n, e]`, the heads of a token neighbours in memory.
+        `[b, heads, n, e]`, of the same dtype, the heads of a token neighbours in memory.
     """
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return _Attend.apply(q, k, v)  # type: ignore[return-value]

@@ -42,7 +42,7 @@ INLINE bool tiles_are_lent() {
 }
 
 // A store of a tile with more than 120 multiplications since the last one holds up the core for some 900 cycles (measured
-// on Sapphire Rapids, whatever is stored and wherever it is): so every so far in k a tile is stored in vain.
+// on a Xeon with AMX-FP16, whatever is stored and wherever it is): so every so far in k a tile is stored in vain.
 constexpr long IDLE_DEPTH = 16 * DEPTH;
 
 template <int M, int N>
