@@ -32,6 +32,7 @@ from torchjepa.data import Preprocessing
 from torchjepa.hub import load_encoder, save_encoder
 from torchjepa.nn import MeanPool, ViT
 from torchjepa.nn.positions import sincos_positions
+from torchjepa.types import Grid
 
 _SIDE = 32
 _PREPROCESSING = Preprocessing(_SIDE)
@@ -58,10 +59,8 @@ def comparisons() -> Iterator[Comparison | Peak]:
 def _build(num: int, config: dict[str, int], flags: list[str], restated: bool) -> Contenders:
     folder, run = _images(num), _run(json.dumps(config))
     ours, theirs = Path(run) / "ours.npz", Path(run) / "theirs.npz"
-    call, peer = (
-        partial(_embed, run, folder, ours, flags),
-        partial(_plain_loop, run, folder, theirs, config if restated else None),
-    )
+    call = partial(_embed, run, folder, ours, flags)
+    peer = partial(_plain_loop, run, folder, theirs, config if restated else None)
     call()
     peer()
     features = [torch.from_numpy(np.load(path)["features"]) for path in (ours, theirs)]
@@ -89,7 +88,7 @@ def _plain_loop(run: str, folder: str, out: Path, restated: dict[str, int] | Non
 
 def _restate(encoder: nn.Module, config: dict[str, int]) -> nn.Module:
     side, dim = config["image_size"] // config["patch_size"], config["embed_dim"]
-    positions = sincos_positions((side, side), dim).float()
+    positions = sincos_positions(Grid(h=side, w=side), dim).float()
     found = official.Encoder(config["patch_size"], dim, config["depth"], config["num_heads"], positions)
     official.load(found, encoder.state_dict())
     return found.eval()
