@@ -132,7 +132,7 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> list[Tensor | None]:
     return given_rooms
 
 
-# Tiles are of 16 rows and worked on in pairs; a thread takes 96, and from 64 times as many rows on a run has 192.
+# Tiles are of 16 rows and worked on in pairs; a thread takes 112 at most, and of many rows a run has more than that.
 @needs_tiles
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 31, 33, 63, 64, 65, 95, 96, 97, 200, 6144, 6145, 6200])
 def test_widths_that_fill_tiles_are_computed_by_them(rooms: list[Tensor | None], rows: int) -> None:
