@@ -95,6 +95,14 @@ def test_a_linear_layer_added_to_the_stream_with_all_gradients(
     assert_near(float_nodes.linear_add, linear_add, linear_add, linear_inputs(rows, *widths, seed))
 
 
+# More than 768 are added up in runs.
+@pytest.mark.parametrize("width", [768, 800, 1600])
+def test_long_sums(width: int) -> None:
+    assert_near(float_nodes.linear_add, linear_add, linear_add, linear_inputs(40, width, 32, 0))
+    assert_near(mlp, torch_mlp, oracle.norm_mlp_add, oracle.mlp_inputs(40, 32, width, 0))
+    assert_near(mlp, torch_mlp, oracle.norm_mlp_add, oracle.mlp_inputs(40, width, 32, 0))
+
+
 @pytest.mark.parametrize("width", [1, 2, 3])
 def test_a_norm_of_few_channels(width: int) -> None:
     # Of one channel nothing is left, and 1 / sqrt(eps) = 1000 times the rounding of what should cancel.
