@@ -37,7 +37,8 @@ INLINE void finish_rows(Block* block, long most, const Finish& finish) {
   for (long end = std::min(block->count, block->done + most); block->done < end; block->done++) finish(*block, block->done);
 }
 
-// C = A B, 32 x 32 numbers at a time; while one block is multiplied, finish(block, row) goes over the rows of the last.
+// C = A B, 32 x 32 numbers at a time, k in one sum; while one block is multiplied, finish(block, row) goes over the rows of
+// the last.
 template <class Finish>
 INLINE void product_and_finish(const bfloat16* a, const bfloat16* b, long m, long n, long k, const Finish& finish) {
   Block blocks[2], *last = &blocks[0], *now = &blocks[1];
