@@ -23,8 +23,8 @@ from torchjepa.engine.sampler import check_divisible
 from torchjepa.engine.settings import TrainSettings
 from torchjepa.engine.sharding import find_units
 from torchjepa.engine.step import Stepper
+from torchjepa.nn.native.library import packed_bytes
 from torchjepa.nn.native.structures import kernels_while_followed
-from torchjepa.nn.native.tile_attention import has_tiles
 from torchjepa.types import Batch
 
 # Mask sizes differ from step to step: the memory is the most of so many updates, the FLOPs are their mean.
@@ -35,7 +35,7 @@ _TIMED = 5
 # others (docs/growth.md). Where activations are recomputed the holes are larger.
 _BESIDES = {"32": (20_000_000, 0.10), "bf16-mixed": (60_000_000, 0.55)}
 # Where the kernels for tile registers do the work, which need no copies of their own: fitted to 4 runs, none held out.
-_BESIDES_TILES = (40_000_000, 0.27)
+_BESIDES_KERNELS = (40_000_000, 0.27)
 _KINDS = ("weights", "gradients", "optimizer", "target")
 
 
@@ -148,8 +148,8 @@ def follow_update(
         # meet them together with the storages.
         fakes.fake_tensor_converter.constant_storage_mapping.clear()
     if fabric.device.type == "cpu":
-        by_tiles = settings.precision == "bf16-mixed" and has_tiles()
-        fixed, share = _BESIDES_TILES if by_tiles else _BESIDES[settings.precision]
+        by_kernels = settings.precision == "bf16-mixed" and packed_bytes(torch.bfloat16) > 0
+        fixed, share = _BESIDES_KERNELS if by_kernels else _BESIDES[settings.precision]
         overhead = fixed + round(share * footprint.peak["activations"])
         footprint = dataclasses.replace(footprint, overhead=overhead)
     return footprint if num_devices == 1 else _spread(footprint, learner, settings, num_devices)

@@ -12,11 +12,11 @@ from tests.nn.native import oracle
 from torchjepa.nn.attention import Block
 from torchjepa.nn.native import nodes, tile_attention
 
-needs_tiles = pytest.mark.skipif(not oracle.has_tiles(), reason=oracle.NO_TILES)
+needs_products = pytest.mark.skipif(not oracle.has_products(), reason=oracle.NO_PRODUCTS)
 
 DIM, HEADS = 64, 4
 LOW = torch.bfloat16
-DTYPES = [pytest.param(torch.float32), pytest.param(LOW, marks=needs_tiles)]
+DTYPES = [pytest.param(torch.float32), pytest.param(LOW, marks=needs_products)]
 
 
 def make_block() -> Block:

@@ -9,20 +9,26 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from torchjepa.nn.native import float_layers, tile_attention
+from torchjepa.nn.native import float_layers
+from torchjepa.nn.native.library import packed_bytes
 
 NO_FLOATS = (
     "no compiled kernels for float32 here (no compiler, another OpenMP or BLAS, or TORCHJEPA_NATIVE=0)"
 )
-NO_TILES = "this processor has no tile registers for bfloat16, or no kernels were compiled for it"
+NO_PRODUCTS = "no products of our own on this processor, or no kernels were compiled for it"
 
 
 def has_floats() -> bool:
     return float_layers.serves(torch.float32)
 
 
-def has_tiles() -> bool:
-    return tile_attention.has_tiles()
+def has_products() -> bool:
+    return packed_bytes(torch.float32) > 0 and packed_bytes(torch.bfloat16) > 0
+
+
+def splits() -> bool:
+    """Whether a float32 is split into three parts, which are nearer to it than the products of its kind are."""
+    return packed_bytes(torch.float32) == 6
 
 
 def numbers(*shape: int, seed: int, mean: float = 0.0, spread: float = 1.0) -> Tensor:

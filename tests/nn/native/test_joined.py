@@ -77,7 +77,7 @@ def test_what_lies_otherwise_is_joined_rightly(name: str) -> None:
     assert torch.equal(join_heads(*given_parts), by_loops(*given_parts))
 
 
-@pytest.mark.skipif(not oracle.has_tiles(), reason=oracle.NO_TILES)
+@pytest.mark.skipif(not oracle.has_products(), reason=oracle.NO_PRODUCTS)
 def test_gradients_of_our_attention_are_joined_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     leaves = [part.to(torch.bfloat16).requires_grad_() for part in split(channels=8)]
     found = torch.autograd.grad(tile_attention.attend(*leaves).float().sin().sum(), leaves)

@@ -222,7 +222,7 @@ def test_they_are_left_out_on_request(number: str, monkeypatch: pytest.MonkeyPat
 TRAINING = """
 import torch
 from torchjepa.nn.attention import Block
-from torchjepa.nn.native import float_layers, library, tile_attention
+from torchjepa.nn.native import float_layers, library
 
 torch.manual_seed(0)
 block, x = Block(64, 4), torch.randn(2, 9, 64, requires_grad=True)
@@ -233,18 +233,18 @@ for low in (False, True):
     print(float(out.detach().norm()), *(float(each.norm()) for each in found))
 runtimes = {line.split()[-1] for line in open("/proc/self/maps") if "omp" in line.rsplit("/", 1)[-1]}
 runtimes = {path for path in runtimes if path.rsplit("/", 1)[-1].startswith(("libgomp", "libomp", "libiomp"))}
-print(library.describe(), float_layers.serves(torch.float32), tile_attention.has_tiles(), len(runtimes))
+print(library.describe(), float_layers.serves(torch.float32), library.packed_bytes(torch.bfloat16) > 0, len(runtimes))
 """
 
 
 def test_training_with_and_without_them_and_one_openmp_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiles = oracle.has_tiles()
+    products = oracle.has_products()
     (own,) = in_processes(TRAINING)
     monkeypatch.setenv("TORCHJEPA_NATIVE", "0")
     (plain,) = in_processes(TRAINING)
     *ours, state = own.splitlines()
     *theirs, state_without = plain.splitlines()
-    assert state == f"compiled True {tiles} 1"
+    assert state == f"compiled True {products} 1"
     assert state_without == "torch False False 1"
     for line, other, tolerance in zip(ours, theirs, (1e-5, 2e-2), strict=True):
         expected = [float(number) for number in other.split()]

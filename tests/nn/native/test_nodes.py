@@ -16,7 +16,7 @@ from tests.nn.native.blocks import (
     derive_exactly,
     exact_block,
     make_block,
-    needs_tiles,
+    needs_products,
     tokens,
     without_kernels,
 )
@@ -36,7 +36,7 @@ def test_a_block_and_all_its_gradients(
     monkeypatch.setattr(residual, "_LEAN_BYTES", 0 if lean else 1 << 40)
     block, x = make_block(), tokens()
     ours = derive(block, x, dtype)
-    assert set(called) == {"norm_heads", "linear_add", "norm_mlp_add", *(["attend"] * oracle.has_tiles())}
+    assert set(called) == {"norm_heads", "linear_add", "norm_mlp_add", *(["attend"] * oracle.has_products())}
     theirs, exact = without_kernels(monkeypatch, block, x, dtype), derive_exactly(block, x)
     bounds = (3, 1e-6, 2e-6) if dtype == torch.float32 else (1.5, 8e-3, 2e-2)
     oracle.assert_as_near(ours, theirs, exact, times=bounds[0], floor=bounds[1], limit=bounds[2])
@@ -112,7 +112,7 @@ def plain_heads(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, *_: object) ->
     return x, *linear(norm(x)).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
 
 
-@needs_tiles
+@needs_products
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (LOW, 5e-2)])
 def test_second_derivatives_of_a_block(dtype: torch.dtype, bound: float) -> None:
     block, x = make_block(), tokens(1, 5)
@@ -125,7 +125,7 @@ def test_second_derivatives_of_a_block(dtype: torch.dtype, bound: float) -> None
     assert oracle.off(second, torch.autograd.grad(true.square().sum(), exact_x)[0]) < bound
 
 
-@needs_tiles
+@needs_products
 def test_training_in_turns_with_torchs_own_products_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     # Both set up the tile registers of a thread.
     block, x = make_block(), tokens()

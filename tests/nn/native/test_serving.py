@@ -22,7 +22,7 @@ from tests.nn.native.blocks import (
     derive,
     exact_block,
     make_block,
-    needs_tiles,
+    needs_products,
     tokens,
     without_kernels,
 )
@@ -144,7 +144,7 @@ def test_an_empty_batch(called: list[str]) -> None:
     assert called == []
 
 
-@needs_tiles
+@needs_products
 def test_widths_that_do_not_fill_tiles_take_torch(called: list[str]) -> None:
     block, x = Block(40, 2), torch.randn(2, 5, 40)
     with autocast(LOW):

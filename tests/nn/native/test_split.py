@@ -13,7 +13,7 @@ from torchjepa.nn.native import float_layers
 from torchjepa.nn.native.weight_gradients import weight_gradient
 
 pytestmark = pytest.mark.skipif(
-    not (oracle.has_floats() and oracle.has_tiles()), reason=f"{oracle.NO_FLOATS}; or {oracle.NO_TILES}"
+    not (oracle.has_floats() and oracle.has_products()), reason=f"{oracle.NO_FLOATS}; or {oracle.NO_PRODUCTS}"
 )
 
 SMALLEST = 2.0**-126  # of normal numbers

@@ -17,7 +17,7 @@ from torchjepa.nn import attention
 from torchjepa.nn.native import tile_attention
 from torchjepa.nn.native.joined import split_heads
 
-pytestmark = pytest.mark.skipif(not oracle.has_tiles(), reason=oracle.NO_TILES)
+pytestmark = pytest.mark.skipif(not oracle.has_products(), reason=oracle.NO_PRODUCTS)
 
 BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
 DTYPES = [BFLOAT16, FLOAT32]
@@ -120,7 +120,7 @@ def test_large_scores_in_float32() -> None:
     ours, _ = oracle.derive(tile_attention.attend, [q * 20, k, v], [grad])
     theirs, _ = oracle.derive(F.scaled_dot_product_attention, [q * 20, k, v], [grad])
     exact = oracle.derive_exactly(oracle.attend, [q * 20, k, v], [grad])
-    oracle.assert_as_near(ours[:1], theirs[:1], exact[:1], times=1, floor=1e-6, limit=5e-6)
+    oracle.assert_as_near(ours[:1], theirs[:1], exact[:1], times=1 if oracle.splits() else 1.1, floor=1e-6, limit=5e-6)
     oracle.assert_as_near(ours, theirs, exact, times=3, floor=1e-5, limit=2e-5)
 
 
@@ -149,8 +149,8 @@ def test_a_bad_number_spoils_what_torch_has_it_spoil(
     inputs[which][1, 2, 11, 3] = bad
     ours, _ = oracle.derive(tile_attention.attend, inputs, [grad])
     exact = oracle.attend(*(each.double() for each in inputs))
-    if dtype == FLOAT32 and which == 1 and math.isinf(bad):
-        # A score of -infinity gives no weight; in float32 an infinite factor gives NaN.
+    if dtype == FLOAT32 and which == 1 and math.isinf(bad) and oracle.splits():
+        # A score of -infinity gives no weight; of an infinite factor's parts some are NaN.
         assert not ours[0][1, 2].isfinite().any()
     else:
         assert torch.equal(ours[0].isfinite(), exact.isfinite())

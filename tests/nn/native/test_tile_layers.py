@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.nn.native import oracle
 from torchjepa.nn.native import tile_nodes
 
-pytestmark = pytest.mark.skipif(not oracle.has_tiles(), reason=oracle.NO_TILES)
+pytestmark = pytest.mark.skipif(not oracle.has_products(), reason=oracle.NO_PRODUCTS)
 
 EPS = 1e-6
 BFLOAT16 = torch.bfloat16

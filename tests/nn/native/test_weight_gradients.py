@@ -17,7 +17,7 @@ DTYPES = [torch.float32, torch.bfloat16]
 # Of what comes out and what goes in, packed 128 columns at a time; the wider one is gone through once.
 SHAPES = [(32, 32), (32, 96), (96, 32), (160, 160), (160, 288), (288, 160), (128, 384)]
 
-needs_tiles = pytest.mark.skipif(not oracle.has_tiles(), reason=oracle.NO_TILES)
+needs_products = pytest.mark.skipif(not oracle.has_products(), reason=oracle.NO_PRODUCTS)
 
 
 def factors(rows: int, outs: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 # Chunks are of 256 rows in float32, of 1024 in bfloat16.
-@needs_tiles
+@needs_products
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rows", [1, 2, 31, 32, 33, 255, 256, 257, 513, 1023, 1024, 1025, 2500])
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -60,7 +60,7 @@ def test_as_exact_as_float32_whatever_the_factors(
     oracle.assert_as_near([found], [theirs], [exact_product(grad, x)], times=1, floor=1e-7, limit=4e-7)
 
 
-@needs_tiles
+@needs_products
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sums_over_many_rows_keep_their_digits(dtype: torch.dtype) -> None:
     # Ones and a number that is never rounded: after 2^15 rows every digit of the sum is known.
@@ -84,13 +84,13 @@ def test_other_widths_are_left_to_torch(
 def test_without_tile_registers_torch_does_it(
     kernels: list[str], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(weight_gradients, "has_tiles", lambda: False)
+    monkeypatch.setattr(weight_gradients, "packed_bytes", lambda _: 0)
     grad, x = factors(50, 64, 32, dtype)
     assert torch.equal(weight_gradient(grad, x), (grad.t() @ x).float())
     assert kernels == []
 
 
-@needs_tiles
+@needs_products
 @pytest.mark.parametrize("shape", [(32, 32), (96, 288), (288, 96), (160, 160), (32, 512)])
 @pytest.mark.parametrize(("dtype", "rows"), [(torch.float32, 257), (torch.bfloat16, 1025)])
 def test_any_number_of_threads_gives_the_same_bits(
@@ -100,7 +100,7 @@ def test_any_number_of_threads_gives_the_same_bits(
     oracle.assert_same_for_any_threads(lambda: [weight_gradient(grad, x)], (1, 1, 2, 3, 4, 5, 6, 8))
 
 
-@needs_tiles
+@needs_products
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("row", [0, 255, 299])
 @pytest.mark.parametrize("shape", [(64, 160), (160, 64)])
@@ -121,7 +121,7 @@ def test_a_bad_number_spoils_its_row_or_column_alone(
         assert found[spoilt].isnan().all()
 
 
-@needs_tiles
+@needs_products
 @pytest.mark.parametrize("rows", [5, 270, 1030])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_a_larger_product_has_left_behind_does_no_harm(dtype: torch.dtype, rows: int) -> None:

@@ -1,6 +1,6 @@
 // softmax(scale Q K^T) V and its gradients in float, head by head, scores never leaving a core's cache.
 //
-// Products are those of split.h. A head belongs to one thread: any number gives the same bits.
+// Products are those of factors.h. A head belongs to one thread: any number gives the same bits.
 
 #include "attention.h"
 #include "numbers.h"
@@ -8,9 +8,9 @@
 typedef Attention<float> FloatAttention;
 typedef AttentionGradients<float> FloatGradients;
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
+#if HAS_VECTORS
 
-#include "split.h"
+#include "factors.h"
 
 namespace {
 
@@ -34,16 +34,16 @@ INLINE void write_rows(const float* from, long from_stride, float* to, long stri
       _mm512_mask_storeu_ps(to + i * stride + j, lanes(channels - j), _mm512_loadu_ps(from + i * from_stride + j));
 }
 
-INLINE void pack_columns(const float* rows, bfloat16* b, long k, long n) {
-  for (long j = 0; j < n; j += TILE) split_panel(rows + j, n, b + j * k * PARTS, k);
+INLINE void pack_columns(const float* rows, Factor* b, long k, long n) {
+  for (long j = 0; j < n; j += TILE) pack_panel(rows + j, n, b + j * k * PARTS, k);
 }
 
-INLINE void pack_columns_transposed(const float* rows, bfloat16* b, long n, long k) {
-  for (long j = 0; j < n; j += TILE) split_panel_transposed(rows + j * k, k, b + j * k * PARTS, k);
+INLINE void pack_columns_transposed(const float* rows, Factor* b, long n, long k) {
+  for (long j = 0; j < n; j += TILE) pack_panel_transposed(rows + j * k, k, b + j * k * PARTS, k);
 }
 
 // Row i of weights, not yet divided by their sum, which is returned with its logarithm; filled up with 0.
-INLINE float soften(const float* scores, bfloat16* weights, long i, long keys, long filled_keys, float scale,
+INLINE float soften(const float* scores, Factor* weights, long i, long keys, long filled_keys, float scale,
                     float* log_sum) {
   __m512 least = _mm512_set1_ps(-INFINITY), most = least, sum = _mm512_setzero_ps(), scales = _mm512_set1_ps(scale);
   for (long j = 0; j < keys; j += 16)
@@ -58,7 +58,7 @@ INLINE float soften(const float* scores, bfloat16* weights, long i, long keys, l
       powers[half] = _mm512_maskz_mov_ps(lanes(keys - place), exp2_exact(score));
       sum = _mm512_add_ps(sum, powers[half]);
     }
-    split_32(powers[0], powers[1], row_of(weights, i, j, filled_keys));
+    pack_32(powers[0], powers[1], row_of(weights, i, j, filled_keys));
   }
   float total = _mm512_reduce_add_ps(sum);
   *log_sum = highest * scale + log2f(total);
@@ -70,10 +70,10 @@ void attend_head(const FloatAttention& a, long item) {
   Workspace space(4 * keys * channels + 12 * keys * channels + 4 * ROWS * (2 * channels + keys) +
                   6 * ROWS * (channels + keys) + 1024);
   auto* rows = space.take<float>(keys * channels);
-  auto *keys_t = space.take<bfloat16>(PARTS * keys * channels), *values = space.take<bfloat16>(PARTS * keys * channels);
+  auto *keys_t = space.take<Factor>(PARTS * keys * channels), *values = space.take<Factor>(PARTS * keys * channels);
   auto *asking = space.take<float>(ROWS * channels), *scores = space.take<float>(ROWS * keys);
   auto* sums = space.take<float>(ROWS * channels);
-  auto *packed_q = space.take<bfloat16>(PARTS * ROWS * channels), *weights = space.take<bfloat16>(PARTS * ROWS * keys);
+  auto *packed_q = space.take<Factor>(PARTS * ROWS * channels), *weights = space.take<Factor>(PARTS * ROWS * keys);
 
   copy_rows(a.k.of(item, a.heads), a.k.token, rows, a.keys, a.channels, keys, channels);
   pack_columns_transposed(rows, keys_t, keys, channels);
@@ -83,14 +83,13 @@ void attend_head(const FloatAttention& a, long item) {
   for (long start = 0; start < a.queries; start += ROWS) {
     long count = std::min(ROWS, a.queries - start), m = filled(count, TILE);
     copy_rows(a.q.of(item, a.heads) + start * a.q.token, a.q.token, asking, count, a.channels, m, channels);
-    split_rows(asking, packed_q, m, channels);
-    split_product(packed_q, keys_t, scores, keys, m, keys, channels, false);
+    float_product(pack_rows(asking, packed_q, m, channels), keys_t, scores, keys, m, keys, channels, false);
     float shares[ROWS], log_sum;
     for (long i = 0; i < count; i++) {
       shares[i] = 1.0f / soften(scores + i * keys, weights, i, a.keys, keys, scale, &log_sum);
       if (a.log_sums) a.log_sums[item * a.queries + start + i] = log_sum;
     }
-    split_product(weights, values, sums, channels, m, channels, keys, false);
+    float_product(weights, values, sums, channels, m, channels, keys, false);
     for (long i = 0; i < count; i++)
       for (long j = 0; j < channels; j += 16) {
         float* place = sums + i * channels + j;
@@ -102,7 +101,7 @@ void attend_head(const FloatAttention& a, long item) {
 
 // Row i, of one key, of weights and of the gradients of scores; these in the place of the gradients of weights, too.
 INLINE void soften_backward(const float* scores, float* of_weights, const float* log_sums, const float* deltas,
-                            bfloat16* weights, bfloat16* of_scores, long i, long width, float scale, bool known) {
+                            Factor* weights, Factor* of_scores, long i, long width, float scale, bool known) {
   __m512 scales = _mm512_set1_ps(scale * LOG2_E);
   for (long j = 0; j < width; j += DEPTH) {
     __m512 powers[2], slopes[2];
@@ -114,33 +113,32 @@ INLINE void soften_backward(const float* scores, float* of_weights, const float*
       slopes[half] = _mm512_mul_ps(_mm512_mul_ps(powers[half], _mm512_set1_ps(scale)), slope);
       _mm512_storeu_ps(of_weights + place, slopes[half]);
     }
-    split_32(powers[0], powers[1], row_of(weights, i, j, width));
-    split_32(slopes[0], slopes[1], row_of(of_scores, i, j, width));
+    pack_32(powers[0], powers[1], row_of(weights, i, j, width));
+    pack_32(slopes[0], slopes[1], row_of(of_scores, i, j, width));
   }
 }
 
 void attend_head_backward(const FloatAttention& a, const FloatGradients& g, long item) {
   long keys = filled(a.keys, DEPTH), channels = filled(a.channels, DEPTH);
   long chunk = std::min(CHUNK, filled(a.queries, DEPTH)), head = keys * channels, part = chunk * channels;
-  Workspace space(4 * 3 * head + 6 * 3 * head + 4 * 3 * part + 6 * 4 * part + 2 * 4 * ROWS * chunk + 3 * 6 * keys * chunk +
+  Workspace space(4 * 4 * head + 6 * 3 * head + 4 * 3 * part + 6 * 4 * part + 2 * 4 * ROWS * chunk + 3 * 6 * keys * chunk +
                   2 * 4 * chunk + 4096);
-  auto* rows = space.take<float>(head);
-  auto *k = space.take<bfloat16>(PARTS * head), *v = space.take<bfloat16>(PARTS * head);
-  auto* keys_packed = space.take<bfloat16>(PARTS * head);
+  auto *key_rows = space.take<float>(head), *value_rows = space.take<float>(head);
+  auto *key_room = space.take<Factor>(PARTS * head), *value_room = space.take<Factor>(PARTS * head);
+  auto* keys_packed = space.take<Factor>(PARTS * head);
   auto *of_k = space.take<float>(head), *of_v = space.take<float>(head);
   auto *q = space.take<float>(part), *d = space.take<float>(part), *of_q = space.take<float>(part);
-  auto *q_t = space.take<bfloat16>(PARTS * part), *d_t = space.take<bfloat16>(PARTS * part);
-  auto *packed_q = space.take<bfloat16>(PARTS * part), *packed_d = space.take<bfloat16>(PARTS * part);
+  auto *q_t = space.take<Factor>(PARTS * part), *d_t = space.take<Factor>(PARTS * part);
+  auto *packed_q = space.take<Factor>(PARTS * part), *packed_d = space.take<Factor>(PARTS * part);
   auto *scores = space.take<float>(ROWS * chunk), *of_weights = space.take<float>(ROWS * chunk);
-  auto *weights = space.take<bfloat16>(PARTS * keys * chunk), *of_scores = space.take<bfloat16>(PARTS * keys * chunk);
-  auto* of_scores_t = space.take<bfloat16>(PARTS * keys * chunk);
+  auto *weights = space.take<Factor>(PARTS * keys * chunk), *of_scores = space.take<Factor>(PARTS * keys * chunk);
+  auto* of_scores_t = space.take<Factor>(PARTS * keys * chunk);
   auto *log_sums = space.take<float>(chunk), *deltas = space.take<float>(chunk);
 
-  copy_rows(a.v.of(item, a.heads), a.v.token, rows, a.keys, a.channels, keys, channels);
-  split_rows(rows, v, keys, channels);
-  copy_rows(a.k.of(item, a.heads), a.k.token, rows, a.keys, a.channels, keys, channels);
-  split_rows(rows, k, keys, channels);
-  pack_columns(rows, keys_packed, keys, channels);
+  copy_rows(a.v.of(item, a.heads), a.v.token, value_rows, a.keys, a.channels, keys, channels);
+  copy_rows(a.k.of(item, a.heads), a.k.token, key_rows, a.keys, a.channels, keys, channels);
+  const Factor *v = pack_rows(value_rows, value_room, keys, channels), *k = pack_rows(key_rows, key_room, keys, channels);
+  pack_columns(key_rows, keys_packed, keys, channels);
   for (long start = 0; start < a.queries; start += chunk) {
     long count = std::min(chunk, a.queries - start), width = filled(count, DEPTH);
     const float* out = a.out.of(item, a.heads) + start * a.out.token;
@@ -159,21 +157,21 @@ void attend_head_backward(const FloatAttention& a, const FloatGradients& g, long
     pack_columns_transposed(q, q_t, width, channels);
     pack_columns_transposed(d, d_t, width, channels);
     for (long row = 0; row < keys; row += ROWS) {
-      split_product(k + row * channels * PARTS, q_t, scores, width, ROWS, width, channels, false);
-      split_product(v + row * channels * PARTS, d_t, of_weights, width, ROWS, width, channels, false);
+      float_product(k + row * channels * PARTS, q_t, scores, width, ROWS, width, channels, false);
+      float_product(v + row * channels * PARTS, d_t, of_weights, width, ROWS, width, channels, false);
       for (long i = 0; i < ROWS; i++)
         soften_backward(scores + i * width, of_weights + i * width, log_sums, deltas, weights, of_scores, row + i, width,
                         a.scale, row + i < a.keys);
       // The same with queries as rows, in pairs of keys that stay together.
       for (long j = 0; j < width; j += STRIP)
-        pack_strip<float, PARTS>(of_weights + j, width, of_scores_t + (j * keys + row * TILE) * PARTS, keys * TILE * PARTS,
+        pack_strip(of_weights + j, width, of_scores_t + (j * keys + row * TILE) * PARTS, keys * TILE * PARTS,
                                  DEPTH, std::min(STRIP, width - j), true);
     }
     pack_columns(d, packed_d, width, channels);
-    split_product(weights, packed_d, of_v, channels, keys, channels, width, start > 0);
+    float_product(weights, packed_d, of_v, channels, keys, channels, width, start > 0);
     pack_columns(q, packed_q, width, channels);
-    split_product(of_scores, packed_q, of_k, channels, keys, channels, width, start > 0);
-    split_product(of_scores_t, keys_packed, of_q, channels, width, channels, keys, false);
+    float_product(of_scores, packed_q, of_k, channels, keys, channels, width, start > 0);
+    float_product_turned(of_scores_t, keys_packed, of_q, channels, width, channels, keys);
     write_rows(of_q, channels, g.of_q.of(item, a.heads) + start * g.of_q.token, g.of_q.token, count, a.channels);
   }
   write_rows(of_k, channels, g.of_k.of(item, a.heads), g.of_k.token, a.keys, a.channels);

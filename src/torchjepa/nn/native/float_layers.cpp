@@ -2,12 +2,12 @@
 // cache when the next step wants it.
 //
 // Rows are tokens, contiguous. Sums over rows are added up over runs of rows and then run by run, the same for up to four
-// threads, by tile registers for any number.
+// threads, by our own products for any number.
 
 #include "float_rows.h"
 #include "products.h"
-#if HAS_TILES
-#include "split_mlp.h"
+#if HAS_VECTORS
+#include "hidden.h"
 #endif
 
 struct FloatMLP {  // out = x + gelu(norm(x) W1^T + bias1) W2^T + bias2
@@ -16,11 +16,11 @@ struct FloatMLP {  // out = x + gelu(norm(x) W1^T + bias1) W2^T + bias2
   Norm norm;
   const float *weight1, *bias1, *weight2, *bias2;
   float *out, *hidden, *means, *rstds;  // hidden, without its bias, and what follows: for the gradient, or absent
-  bfloat16* packed;                     // room for the parts of both weights, or absent: then by sgemm
+  Factor* packed;                       // room for both weights, or absent: then by sgemm
   long rows, width, inner;
 
   Weight first() const { return {sgemm, weight1, packed, inner, width}; }
-  Weight second() const { return {sgemm, weight2, packed ? packed + 3 * inner * width : nullptr, width, inner}; }
+  Weight second() const { return {sgemm, weight2, packed ? packed + PARTS * inner * width : nullptr, width, inner}; }
 };
 
 struct FloatMLPBackward {
@@ -30,11 +30,11 @@ struct FloatMLPBackward {
   const float *scale, *shift, *means, *rstds, *weight1, *bias1, *weight2, *hidden;
   float *of_hidden, *active, *normed;  // for the gradients of weights
   float *of_x, *sums, *scratch;        // sums: of scale, shift, bias2, bias1
-  bfloat16* packed;
+  Factor* packed;
   long rows, width, inner;
 
   Weight first() const { return {sgemm, weight1, packed, inner, width}; }
-  Weight second() const { return {sgemm, weight2, packed ? packed + 3 * inner * width : nullptr, width, inner}; }
+  Weight second() const { return {sgemm, weight2, packed ? packed + PARTS * inner * width : nullptr, width, inner}; }
 };
 
 struct FloatNormLinear {  // out = norm(x) W^T + bias
@@ -43,7 +43,7 @@ struct FloatNormLinear {  // out = norm(x) W^T + bias
   Norm norm;
   const float *weight, *bias;
   float *out, *normed, *means, *rstds;  // what follows out: for the gradient, or absent
-  bfloat16* packed;
+  Factor* packed;
   long rows, width, outs;
 
   Weight linear() const { return {sgemm, weight, packed, outs, width}; }
@@ -55,7 +55,7 @@ struct FloatNormLinearBackward {  // where queries, keys and values came out
   const long* strides;              // of batch, heads and tokens for each of them
   const float *x, *scale, *means, *rstds, *residual, *weight;  // residual: what comes past the norm
   float *joined, *of_x, *sums, *scratch;                       // joined: the three; sums: of scale, shift, bias
-  bfloat16* packed;
+  Factor* packed;
   long rows, width, tokens, heads, channels;
 
   Weight linear() const { return {sgemm, weight, packed, 3 * heads * channels, width}; }
@@ -65,7 +65,7 @@ struct FloatLinearAdd {  // out = residual + x W^T + bias
   Sgemm sgemm;
   const float *x, *weight, *bias, *residual;
   float* out;
-  bfloat16* packed;
+  Factor* packed;
   long rows, width, outs;
 
   Weight linear() const { return {sgemm, weight, packed, outs, width}; }
@@ -75,7 +75,7 @@ struct FloatLinearAddBackward {
   Sgemm sgemm;
   const float *grad, *weight;
   float *of_x, *sums, *scratch;  // sums: of bias
-  bfloat16* packed;
+  Factor* packed;
   long rows, width, outs;
 
   Weight linear() const { return {sgemm, weight, packed, outs, width}; }
@@ -144,14 +144,15 @@ void backward_rows(const FloatMLPBackward& a, long row, long count, float* sums)
   stream_backward(a, of_normed, row, count, sums);
 }
 
-#if HAS_TILES
+#if HAS_VECTORS
 
-void forward_tiles(const FloatMLP& a, long row, long count) {
+void forward_packed(const FloatMLP& a, long row, long count) {
   Weight first = a.first(), second = a.second();
-  Workspace space(count * a.width * 4 + room_for(first, count, a.width + a.inner) + 512);
+  long rows = filled(count, TILE), room = sizeof(Factor) * PARTS * rows;
+  Workspace space(count * a.width * 4 + room * (a.width + a.inner) + 512);
   auto* normed = space.take<float>(count * a.width);
-  auto* tiles = space.take<bfloat16>(filled(count, TILE) * a.width * PARTS);
-  auto* active = space.take<bfloat16>(filled(count, TILE) * a.inner * PARTS);
+  auto* place = space.take<Factor>(rows * a.width * PARTS);
+  auto* active = space.take<Factor>(rows * a.inner * PARTS);
   float mean, rstd, *out = a.out + row * a.width;
   for (long i = 0; i < count; i++) {
     const float* x = a.x + (row + i) * a.width;
@@ -160,8 +161,8 @@ void forward_tiles(const FloatMLP& a, long row, long count) {
     SIMD
     for (long j = 0; j < a.width; j++) out[i * a.width + j] = x[j] + a.bias2[j];
   }
-  split_rows(normed, tiles, count, a.width);
-  product_and_finish(tiles, first.tiles, count, a.inner, a.width, [&](const Block& block, long i) {
+  const Factor* factor = pack_rows(normed, place, count, a.width);
+  product_and_finish(factor, first.packed, count, a.inner, a.width, [&](const Block& block, long i) {
     const float *part = block.part + i * DEPTH, *bias = a.bias1 + block.column;
     __m512 low = _mm512_load_ps(part), high = _mm512_load_ps(part + 16);
     if (a.hidden) {
@@ -169,9 +170,9 @@ void forward_tiles(const FloatMLP& a, long row, long count) {
       _mm512_storeu_ps(kept, low), _mm512_storeu_ps(kept + 16, high);
     }
     low = gelu16(_mm512_add_ps(low, _mm512_loadu_ps(bias))), high = gelu16(_mm512_add_ps(high, _mm512_loadu_ps(bias + 16)));
-    split_32(low, high, row_of(active, block.row + i, block.column, a.inner));
+    pack_32(low, high, row_of(active, block.row + i, block.column, a.inner));
   });
-  split_product(active, second.tiles, out, a.width, count, a.width, a.inner, true);
+  float_product(active, second.packed, out, a.width, count, a.width, a.inner, true);
 }
 
 // 16 columns: of_active times the GELU's derivative; the hidden layer after the GELU; the sum grows.
@@ -186,14 +187,15 @@ INLINE __m512 gelu16_backward(__m512 x, __m512 of_active, float* active, float* 
   return found;
 }
 
-void backward_tiles(const FloatMLPBackward& a, long row, long count, float* sums) {
+void backward_packed(const FloatMLPBackward& a, long row, long count, float* sums) {
   Weight first = a.first(), second = a.second();
-  Workspace space(count * a.width * 4 + room_for(first, count, a.width + a.inner) + 512);
+  long rows = filled(count, TILE), room = sizeof(Factor) * PARTS * rows;
+  Workspace space(count * a.width * 4 + room * (a.width + a.inner) + 512);
   auto* of_normed = space.take<float>(count * a.width);
-  auto* tiles = space.take<bfloat16>(filled(count, TILE) * a.width * PARTS);
-  auto* of_hidden = space.take<bfloat16>(filled(count, TILE) * a.inner * PARTS);
-  split_rows(a.grad + row * a.width, tiles, count, a.width);
-  product_and_finish(tiles, second.tiles, count, a.inner, a.width, [&](const Block& block, long i) {
+  auto* place = space.take<Factor>(rows * a.width * PARTS);
+  auto* of_hidden = space.take<Factor>(rows * a.inner * PARTS);
+  const Factor* factor = pack_rows(a.grad + row * a.width, place, count, a.width);
+  product_and_finish(factor, second.packed, count, a.inner, a.width, [&](const Block& block, long i) {
     __m512 found[2];
     for (long half = 0; half < 2; half++) {
       long j = block.column + 16 * half, place = (row + block.row + i) * a.inner + j;
@@ -201,9 +203,9 @@ void backward_tiles(const FloatMLPBackward& a, long row, long count, float* sums
       found[half] = gelu16_backward(x, _mm512_load_ps(block.part + i * DEPTH + 16 * half), a.active + place,
                                     a.of_hidden + place, sums + 3 * a.width + j);
     }
-    split_32(found[0], found[1], row_of(of_hidden, block.row + i, block.column, a.inner));
+    pack_32(found[0], found[1], row_of(of_hidden, block.row + i, block.column, a.inner));
   });
-  split_product(of_hidden, first.tiles, of_normed, a.width, count, a.width, a.inner, false);
+  float_product(of_hidden, first.packed, of_normed, a.width, count, a.width, a.inner, false);
   stream_backward(a, of_normed, row, count, sums);
 }
 
@@ -270,21 +272,21 @@ void linear_add_rows_backward(const FloatLinearAddBackward& a, long row, long co
 
 extern "C" {
 
-#define SHARED                     \
-  bool by_tiles = a->packed;       \
-  _Pragma("omp parallel") if (Tiles tiles(by_tiles); true)
+#define SHARED             \
+  bool packed = a->packed; \
+  _Pragma("omp parallel") if (Tiles tiles(packed); true)
 
 void float_norm_linear(const FloatNormLinear* a) {
   SHARED {
     pack_transposed(a->linear());
-    for_rows(a->rows, by_tiles, [=](long row, long count) { norm_linear_rows(*a, row, count); });
+    for_rows(a->rows, packed, [=](long row, long count) { norm_linear_rows(*a, row, count); });
   }
 }
 
 void float_norm_linear_backward(const FloatNormLinearBackward* a) {
   SHARED {
     pack(a->linear());
-    for_runs(a->rows, by_tiles, 2 * a->width + 3 * a->heads * a->channels, a->scratch, a->sums,
+    for_runs(a->rows, packed, 2 * a->width + 3 * a->heads * a->channels, a->scratch, a->sums,
              [=](long row, long count, float* sums) { norm_linear_rows_backward(*a, row, count, sums); });
   }
 }
@@ -292,14 +294,14 @@ void float_norm_linear_backward(const FloatNormLinearBackward* a) {
 void float_linear_add(const FloatLinearAdd* a) {
   SHARED {
     pack_transposed(a->linear());
-    for_rows(a->rows, by_tiles, [=](long row, long count) { linear_add_rows(*a, row, count); });
+    for_rows(a->rows, packed, [=](long row, long count) { linear_add_rows(*a, row, count); });
   }
 }
 
 void float_linear_add_backward(const FloatLinearAddBackward* a) {
   SHARED {
     pack(a->linear());
-    for_runs(a->rows, by_tiles, a->outs, a->scratch, a->sums,
+    for_runs(a->rows, packed, a->outs, a->scratch, a->sums,
              [=](long row, long count, float* sums) { linear_add_rows_backward(*a, row, count, sums); });
   }
 }
@@ -308,8 +310,10 @@ void float_mlp(const FloatMLP* a) {
   SHARED {
     pack_transposed(a->first());
     pack_transposed(a->second());
-    for_rows(a->rows, by_tiles, [=](long row, long count) {
-      if (HAS_TILES && by_tiles) return forward_tiles(*a, row, count);
+    for_rows(a->rows, packed, [=](long row, long count) {
+#if HAS_VECTORS
+      if (packed) return forward_packed(*a, row, count);
+#endif
       forward_rows(*a, row, count);
     });
   }
@@ -319,9 +323,11 @@ void float_mlp_backward(const FloatMLPBackward* a) {
   SHARED {
     pack(a->second());
     pack(a->first());
-    for_runs(a->rows, by_tiles, 3 * a->width + a->inner, a->scratch, a->sums,
+    for_runs(a->rows, packed, 3 * a->width + a->inner, a->scratch, a->sums,
              [=](long row, long count, float* sums) {
-               if (HAS_TILES && by_tiles) return backward_tiles(*a, row, count, sums);
+#if HAS_VECTORS
+               if (packed) return backward_packed(*a, row, count, sums);
+#endif
                backward_rows(*a, row, count, sums);
              });
   }

@@ -1,7 +1,7 @@
 """The float32 kernels as functions of tensors: the halves of a transformer block around attention.
 
-Products are done by tile registers where `packed` gives room, as exactly as in float32 (`split.h` says how), elsewhere
-by torch's own BLAS. Rows are contiguous and everything float32; `serves` asks. Axis letters: `r` rows, `h` channels of
+Products are our own where `packed` gives room (`factors.h` says how), as exact as any in float32, elsewhere those of
+torch's own BLAS. Rows are contiguous and everything float32; `serves` asks. Axis letters: `r` rows, `h` channels of
 the hidden layer.
 """
 
@@ -16,10 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchjepa.nn.native.library import library
+from torchjepa.nn.native.library import library, packed_bytes
 from torchjepa.nn.native.structures import call, fields, scratch
-from torchjepa.nn.native.tile_attention import DEPTH, has_tiles
-from torchjepa.nn.native.weight_gradients import PARTS
+from torchjepa.nn.native.tile_attention import DEPTH
 
 
 @functools.cache
@@ -42,14 +41,15 @@ def serves(dtype: torch.dtype) -> bool:
 
 
 def packed(*weights: Tensor) -> Tensor | None:
-    """Room for the parts into which products by tile registers split weights, where they can be had; else nothing.
+    """Room for weights as our own products want them, where this processor has those; else nothing.
 
     Args:
         weights: of one layer after the other.
     """
-    if any(width % DEPTH for weight in weights for width in weight.shape) or not has_tiles():
+    size = packed_bytes(torch.float32)
+    if not size or any(width % DEPTH for weight in weights for width in weight.shape):
         return None
-    return weights[0].new_empty(PARTS * sum(map(torch.numel, weights)), dtype=torch.bfloat16)
+    return weights[0].new_empty(size // 2 * sum(map(torch.numel, weights)), dtype=torch.bfloat16)
 
 
 def norm_linear(

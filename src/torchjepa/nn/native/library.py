@@ -19,7 +19,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import torch  # noqa: F401  its OpenMP must be in the process before ours is looked for
+import torch  # its OpenMP must be in the process before ours is looked for
 
 _HERE = Path(__file__).parent
 _SOURCES, _HEADERS = sorted(_HERE.glob("*.cpp")), sorted(_HERE.glob("*.h"))
@@ -175,7 +175,7 @@ def _open(path: Path) -> ctypes.CDLL:
     found = ctypes.CDLL(str(path))
     if _openmp_files() != before:
         raise OSError(f"{path} brought an OpenMP runtime beside torch's")
-    found.has_tiles()  # asks the system for the tile registers, without which their kernels would be illegal
+    found.float_bytes.restype = found.bfloat16_bytes.restype = ctypes.c_long
     for name in _KERNELS:
         function = getattr(found, name)
         function.argtypes, function.restype = (
@@ -183,6 +183,19 @@ def _open(path: Path) -> ctypes.CDLL:
             None,
         )
     return found
+
+
+@functools.cache
+def packed_bytes(dtype: torch.dtype) -> int:
+    """Bytes that a number takes in a weight packed for products of our own; 0 where this processor has none.
+
+    Args:
+        dtype: of the products, float32 or bfloat16.
+    """
+    found = library()
+    if found is None:
+        return 0
+    return found.bfloat16_bytes() if dtype == torch.bfloat16 else found.float_bytes()
 
 
 def describe() -> str:

@@ -8,6 +8,23 @@
 #include <cstdlib>
 #include <cstring>
 
+// What the processor has: vectors of 512 bits, dot products of bfloat16 pairs, tile registers. NO_TILES does without the last.
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define HAS_VECTORS 1
+#else
+#define HAS_VECTORS 0
+#endif
+#if HAS_VECTORS && defined(__AVX512BF16__)
+#define HAS_PAIRS 1
+#else
+#define HAS_PAIRS 0
+#endif
+#if HAS_PAIRS && defined(__AMX_BF16__) && !defined(NO_TILES)
+#define HAS_TILES 1
+#else
+#define HAS_TILES 0
+#endif
+
 #define INLINE static inline __attribute__((always_inline))
 #define SIMD _Pragma("omp simd")
 

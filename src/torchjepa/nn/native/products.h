@@ -1,21 +1,11 @@
-// Products of rows of float numbers with the weight of a layer: by tile registers where the caller has room for the
-// weight's parts, elsewhere by the BLAS that torch brings, called by each thread for rows of its own.
+// Products of rows of float numbers with the weight of a layer: our own where the caller has room for the packed weight,
+// elsewhere by the BLAS that torch brings, called by each thread for rows of its own.
 
 #pragma once
 
 #include <omp.h>
 
-#include "numbers.h"
-
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
-#define HAS_TILES 1
-#include "split.h"
-#else
-#define HAS_TILES 0
-struct Tiles {
-  explicit Tiles(bool) {}
-};
-#endif
+#include "factors.h"
 
 typedef void (*Sgemm)(const char*, const char*, const int*, const int*, const int*, const float*, const float*,
                       const int*, const float*, const int*, const float*, float*, const int*);
@@ -27,36 +17,37 @@ constexpr long TILE_ROWS = 112, MOST_ROWS = 256, LEAST_ROWS = 16;
 struct Weight {  // [outs, in]
   Sgemm sgemm;
   const float* numbers;
-  bfloat16* tiles;  // room for its parts, or absent
+  Factor* packed;  // room for it, or absent: then by sgemm
   long outs, in;
 };
 
 // Both shared among the threads; a barrier follows.
 INLINE void pack_transposed(const Weight& w) {
-#if HAS_TILES
-  if (!w.tiles) return;
+#if HAS_VECTORS
+  if (!w.packed) return;
 #pragma omp for schedule(static)
-  for (long j = 0; j < w.outs; j += TILE) split_panel_transposed(w.numbers + j * w.in, w.in, w.tiles + j * w.in * PARTS, w.in);
+  for (long j = 0; j < w.outs; j += TILE) pack_panel_transposed(w.numbers + j * w.in, w.in, w.packed + j * w.in * PARTS, w.in);
 #endif
 }
 
 INLINE void pack(const Weight& w) {
-#if HAS_TILES
-  if (!w.tiles) return;
+#if HAS_VECTORS
+  if (!w.packed) return;
 #pragma omp for schedule(static)
-  for (long j = 0; j < w.in; j += TILE) split_panel(w.numbers + j, w.in, w.tiles + j * w.outs * PARTS, w.outs);
+  for (long j = 0; j < w.in; j += TILE) pack_panel(w.numbers + j, w.in, w.packed + j * w.outs * PARTS, w.outs);
 #endif
 }
 
 // Bytes of room that a product of so many rows of so many numbers needs.
-INLINE long room_for(const Weight& w, long count, long width) { return w.tiles ? filled(count, 16) * width * 6 + 64 : 0; }
+INLINE long room_for(const Weight& w, long count, long width) {
+  return HAS_TILES && w.packed ? filled(count, 16) * width * 6 + 64 : 0;
+}
 
 // out[count, outs] = x[count, in] W^T, or that added to out; W packed by `pack_transposed`.
 INLINE void multiply_transposed(const Weight& w, const float* x, char* room, float* out, int count, bool add) {
-#if HAS_TILES
-  if (w.tiles) {
-    split_rows(x, (bfloat16*)room, count, w.in);
-    return split_product((bfloat16*)room, w.tiles, out, w.outs, count, w.outs, w.in, add);
+#if HAS_VECTORS
+  if (w.packed) {
+    return float_product(pack_rows(x, (Factor*)room, count, w.in), w.packed, out, w.outs, count, w.outs, w.in, add);
   }
 #endif
   int n = w.outs, k = w.in;
@@ -66,10 +57,9 @@ INLINE void multiply_transposed(const Weight& w, const float* x, char* room, flo
 
 // out[count, in] = x[count, outs] W; W packed by `pack`.
 INLINE void multiply(const Weight& w, const float* x, char* room, float* out, int count) {
-#if HAS_TILES
-  if (w.tiles) {
-    split_rows(x, (bfloat16*)room, count, w.outs);
-    return split_product((bfloat16*)room, w.tiles, out, w.in, count, w.in, w.outs, false);
+#if HAS_VECTORS
+  if (w.packed) {
+    return float_product(pack_rows(x, (Factor*)room, count, w.outs), w.packed, out, w.in, count, w.in, w.outs, false);
   }
 #endif
   int n = w.in, k = w.outs;
@@ -77,10 +67,10 @@ INLINE void multiply(const Weight& w, const float* x, char* room, float* out, in
   w.sgemm("N", "N", &n, &count, &k, &one, w.numbers, &n, x, &k, &zero, out, &n);
 }
 
-// How many rows a thread takes at once: fewer than the cache holds, and every thread as many times as the others. By tile
-// registers it does not depend on the number of threads, so that sums are the same.
-INLINE long rows_at_once(long rows, bool by_tiles) {
-  if (by_tiles) {
+// How many rows a thread takes at once: fewer than the cache holds, and every thread as many times as the others. By our
+// own products it does not depend on the number of threads, so that sums are the same.
+INLINE long rows_at_once(long rows, bool packed) {
+  if (packed) {
     // Of four threads the busiest; to fetch all weights anew takes as long as some rows.
     auto time = [rows](long step) { return filled(filled(rows, step) / step, 4) / 4 * (step + 16); };
     long best = TILE_ROWS;
@@ -94,18 +84,18 @@ INLINE long rows_at_once(long rows, bool by_tiles) {
 
 // body(first row, number of rows) some rows at a time.
 template <class Body>
-INLINE void for_rows(long rows, bool by_tiles, const Body& body) {
-  long step = rows_at_once(rows, by_tiles);
+INLINE void for_rows(long rows, bool packed, const Body& body) {
+  long step = rows_at_once(rows, packed);
 #pragma omp for schedule(dynamic)
   for (long row = 0; row < rows; row += step) body(row, std::min(step, rows - row));
 }
 
 // body(first row, number of rows, sums) some rows at a time, every run with sums of its own, then those added up.
 template <class Body>
-INLINE void for_runs(long rows, bool by_tiles, long num_sums, float* scratch, float* sums, const Body& body) {
-  long step = rows_at_once(rows, by_tiles), runs = std::min(RUNS, (rows + step - 1) / step);
-  long length = (rows + runs - 1) / runs, most = by_tiles ? TILE_ROWS : MOST_ROWS;
-  if (by_tiles) length = filled(length, step);
+INLINE void for_runs(long rows, bool packed, long num_sums, float* scratch, float* sums, const Body& body) {
+  long step = rows_at_once(rows, packed), runs = std::min(RUNS, (rows + step - 1) / step);
+  long length = (rows + runs - 1) / runs, most = packed ? TILE_ROWS : MOST_ROWS;
+  if (packed) length = filled(length, step);
   step = (length + most - 1) / most;
   step = (length + step - 1) / step;
 #pragma omp for schedule(dynamic)

@@ -15,7 +15,15 @@
 
 namespace {
 
-constexpr long PARTS = 3, SQUARE = TILE * DEPTH, TRIPLE = PARTS * SQUARE, STRIP = 128;
+template <class Number>
+using Piece = bfloat16;  // what numbers are packed into
+template <class Number>
+constexpr long PARTS_OF = 1;
+template <>
+constexpr long PARTS_OF<float> = 3;
+typedef Piece<float> Factor;
+
+constexpr long PARTS = PARTS_OF<float>, SQUARE = TILE * DEPTH, TRIPLE = PARTS * SQUARE, STRIP = 128;
 constexpr long LONGEST = 768;  // of k, in one sum
 constexpr long AHEAD = 8;      // rows that are asked for before they are needed
 
@@ -30,7 +38,7 @@ INLINE void split(__m512 x, __m512i* parts) {
 }
 
 // 32 numbers of a row into a row of each of three tiles.
-INLINE void split_32(__m512 first, __m512 second, bfloat16* tiles) {
+INLINE void pack_32(__m512 first, __m512 second, bfloat16* tiles) {
   alignas(64) static constexpr uint16_t UPPER[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
                                                      33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
   __m512i low[PARTS], high[PARTS];
@@ -40,7 +48,7 @@ INLINE void split_32(__m512 first, __m512 second, bfloat16* tiles) {
                         _mm512_permutex2var_epi16(low[part], _mm512_load_si512(UPPER), high[part]));
 }
 
-INLINE void split_32(const float* x, bfloat16* tiles) { split_32(_mm512_loadu_ps(x), _mm512_loadu_ps(x + 16), tiles); }
+INLINE void pack_32(const float* x, bfloat16* tiles) { pack_32(_mm512_loadu_ps(x), _mm512_loadu_ps(x + 16), tiles); }
 
 // 16 numbers of each of two rows, in pairs, into a row of each of three tiles.
 INLINE void split_pairs(__m512 even, __m512 odd, bfloat16* tiles) {
@@ -57,28 +65,29 @@ INLINE bfloat16* row_of(bfloat16* a, long i, long j, long k) {
 }
 
 // A = rows[m, k], k a multiple of 32.
-INLINE void split_rows(const float* rows, bfloat16* a, long m, long k) {
+INLINE const Factor* pack_rows(const float* rows, Factor* a, long m, long k) {
   for (long i = 0; i < filled(m, TILE); i++)
     for (long j = 0; j < k; j += DEPTH) {
       bfloat16* to = row_of(a, i, j, k);
-      if (i < m) split_32(rows + i * k + j, to);
+      if (i < m) pack_32(rows + i * k + j, to);
       else
         for (long part = 0; part < PARTS; part++) _mm512_storeu_si512(to + part * SQUARE, _mm512_setzero_si512());
     }
+  return a;
 }
 
 // A panel of B, the transpose of rows[16, k], k a multiple of 32.
-INLINE void split_panel_transposed(const float* rows, long stride, bfloat16* b, long k) {
+INLINE void pack_panel_transposed(const float* rows, long stride, bfloat16* b, long k) {
   for (long i = 0; i < k; i += DEPTH, b += TRIPLE) {
     alignas(64) bfloat16 squares[TRIPLE];
-    for (long row = 0; row < TILE; row++) split_32(rows + row * stride + i, squares + row * DEPTH);
+    for (long row = 0; row < TILE; row++) pack_32(rows + row * stride + i, squares + row * DEPTH);
     for (long part = 0; part < PARTS; part++)
       transpose_square((const uint32_t*)(squares + part * SQUARE), TILE, (uint32_t*)(b + part * SQUARE), TILE);
   }
 }
 
 // A panel of B, columns [k, 16] of rows, k a multiple of 32.
-INLINE void split_panel(const float* rows, long stride, bfloat16* b, long k) {
+INLINE void pack_panel(const float* rows, long stride, bfloat16* b, long k) {
   for (long i = 0; i < k; i += DEPTH, b += TRIPLE)
     for (long pair = 0; pair < TILE; pair++) {
       const float* even = rows + (i + 2 * pair) * stride;
@@ -97,9 +106,10 @@ INLINE void pairs_of(const bfloat16* even, const bfloat16* odd, bfloat16* tiles)
   _mm512_storeu_si512(tiles, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
 }
 
-// Of up to 32 rows and some columns the tiles of B, or of A, which are those transposed; panels are `apart`.
-template <class Number, int P>
+// Of up to 32 rows and some columns the tiles of B, or of a turned A, which are those transposed; panels are `apart`.
+template <class Number>
 INLINE void pack_strip(const Number* rows, long stride, bfloat16* tiles, long apart, long count, long columns, bool as_rows) {
+  constexpr long P = PARTS_OF<Number>;
   alignas(64) bfloat16 squares[STRIP / TILE * P * SQUARE];
   for (long pair = 0; pair < TILE; pair++) {  // along the rows: pages are looked up once
     const Number* even = rows + 2 * pair * stride;
@@ -115,16 +125,6 @@ INLINE void pack_strip(const Number* rows, long stride, bfloat16* tiles, long ap
     for (long part = 0; part < P; part++)
       transpose_square((const uint32_t*)(squares + (j * P + part) * SQUARE), TILE,
                        (uint32_t*)(tiles + j * apart + part * SQUARE), TILE);
-}
-
-// 2^t for t > -1e9, to 2e-7 of it.
-INLINE __m512 exp2_exact(__m512 t) {
-  __m512 whole = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m512 part = _mm512_sub_ps(t, whole), power = _mm512_set1_ps(1.535336188319500e-4f);  // Taylor's series
-  for (float coefficient : {1.339887440266574e-3f, 9.618437357674640e-3f, 5.550332471162809e-2f, 2.402264791363012e-1f,
-                            6.931472028550421e-1f, 1.0f})
-    power = _mm512_fmadd_ps(power, part, _mm512_set1_ps(coefficient));
-  return _mm512_scalef_ps(power, whole);
 }
 
 // The sum of four tiles of C in registers 0 to 3 (of two, 0 and 1, for M = 1) grows by a product over k; `a` and `b` are
@@ -204,10 +204,21 @@ INLINE void product_32(const bfloat16* a, const bfloat16* b, float* c, long ldc,
 }
 
 // C[m, n] = A B, added to C if wanted; n and k multiples of 32. Rows of C beyond m are not touched.
-INLINE void split_product(const bfloat16* a, const bfloat16* b, float* c, long ldc, long m, long n, long k, bool add) {
+INLINE void float_product(const bfloat16* a, const bfloat16* b, float* c, long ldc, long m, long n, long k, bool add) {
   for (long j = 0; j < n; j += 2 * TILE)
     for (long i = 0; i < m; i += 2 * TILE)
       product_32<PARTS>(a + i * k * PARTS, b + j * k * PARTS, c + i * ldc + j, ldc, std::min(2 * TILE, m - i), k, add);
+}
+
+// The same of a turned A, packed by strips.
+INLINE void float_product_turned(const Factor* a, const Factor* b, float* c, long ldc, long m, long n, long k) {
+  float_product(a, b, c, ldc, m, n, k, false);
+}
+
+// 32 x 32 of them, of packed columns of either dtype.
+template <class Number>
+INLINE void product_of_columns(const bfloat16* a, const bfloat16* b, float* c, long ldc, long k, bool add) {
+  product_32<PARTS_OF<Number>>(a, b, c, ldc, 2 * TILE, k, add);
 }
 
 }  // namespace

@@ -8,9 +8,9 @@
 typedef Attention<bfloat16> TileAttention;
 typedef AttentionGradients<bfloat16> TileGradients;
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
+#if HAS_PAIRS
 
-#include "tiles.h"
+#include "pairs.h"
 
 namespace {
 
@@ -170,8 +170,6 @@ void attend_head_backward(const TileAttention& a, const TileGradients& g, long i
 
 extern "C" {
 
-int has_tiles() { return tiles_are_lent(); }
-
 void tile_attend(const TileAttention* a) {
 #pragma omp parallel
   {
@@ -194,7 +192,6 @@ void tile_attend_backward(const TileAttention* a, const TileGradients* g) {
 #else
 
 extern "C" {
-int has_tiles() { return 0; }
 void tile_attend(const TileAttention*) {}
 void tile_attend_backward(const TileAttention*, const TileGradients*) {}
 }

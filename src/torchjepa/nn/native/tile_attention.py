@@ -1,4 +1,4 @@
-"""Attention by the processor's tile registers, in bfloat16 and float32; scores and weights stay in a core's cache.
+"""Attention by products of our own, in bfloat16 and float32; scores and weights stay in a core's cache.
 
 Axis letters of this file: `j` keys, `e` channels of one head.
 """
@@ -6,7 +6,6 @@ Axis letters of this file: `j` keys, `e` channels of one head.
 from __future__ import annotations
 
 import ctypes
-import functools
 from typing import Any
 
 import torch
@@ -14,20 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchjepa.nn.hand_written import attention_formula, differentiable, is_fake
-from torchjepa.nn.native.library import library
+from torchjepa.nn.native.library import library, packed_bytes
 
-DEPTH = 32  # bfloat16 numbers in a row of a tile register
+DEPTH = 32  # of which the kernels take multiples
 
 # Keys, values and two rows of scores for each of a chunk of queries have to fit into a core's cache.
 _MAX_KEYS = 2048
 _MAX_CHANNELS = 256
-
-
-@functools.cache
-def has_tiles() -> bool:
-    """Whether this processor has tile registers for bfloat16 and the system lends them."""
-    found = library()
-    return found is not None and found.has_tiles() == 1
 
 
 def serves(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -49,7 +41,7 @@ def serves(q: Tensor, k: Tensor, v: Tensor) -> bool:
         k.shape[2] <= _MAX_KEYS
         and q.shape[3] <= _MAX_CHANNELS
         and min(*q.shape, k.shape[2]) > 0
-        and has_tiles()
+        and packed_bytes(q.dtype) > 0
     )
 
 

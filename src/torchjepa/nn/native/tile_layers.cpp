@@ -63,7 +63,7 @@ struct MLPBackward {
   long rows, width, hidden;
 };
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
+#if HAS_PAIRS
 
 #include "tile_rows.h"
 

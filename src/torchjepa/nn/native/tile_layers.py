@@ -1,4 +1,4 @@
-"""The linear layers of a transformer block in bfloat16, with all around them, by the processor's tile registers.
+"""The linear layers of a transformer block in bfloat16, with all around them, by products of our own.
 
 Rows are contiguous, the residual stream and the weights float32, widths multiples of 32; `serves` asks. Axis letters:
 `r` rows, `h` channels of the hidden layer, `o` channels that come out.
@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from torchjepa.nn.native.library import packed_bytes
 from torchjepa.nn.native.structures import call, fields, scratch
-from torchjepa.nn.native.tile_attention import DEPTH, has_tiles
+from torchjepa.nn.native.tile_attention import DEPTH
 
 
 def serves(dtype: torch.dtype, *widths: int) -> bool:
@@ -24,7 +25,8 @@ def serves(dtype: torch.dtype, *widths: int) -> bool:
         dtype: what products are computed in.
         widths: channels that go in and come out.
     """
-    return dtype == torch.bfloat16 and not any(width % DEPTH for width in widths) and has_tiles()
+    fit = not any(width % DEPTH for width in widths)
+    return dtype == torch.bfloat16 and fit and packed_bytes(dtype) > 0
 
 
 class Kept(NamedTuple):

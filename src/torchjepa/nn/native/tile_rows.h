@@ -3,7 +3,7 @@
 #pragma once
 
 #include "norm.h"
-#include "tiles.h"
+#include "pairs.h"
 
 namespace {
 

@@ -1,4 +1,4 @@
-// The gradient of a layer's weight, left^T right summed over rows, by tile registers, the operands float or bfloat16.
+// The gradient of a layer's weight, left^T right summed over rows, the operands float or bfloat16.
 //
 // Every thread has a block of out and packs the columns it needs, some rows at a time: the same bits for any number of
 // threads, which do not wait for each other.
@@ -13,9 +13,9 @@ struct WeightGradient {
   long rows, m, n;
 };
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
+#if HAS_VECTORS
 
-#include "split.h"
+#include "factors.h"
 
 namespace {
 
@@ -26,11 +26,12 @@ INLINE void share_of(long n, long threads, long thread, long* start, long* end) 
 }
 
 // Some columns of both operands' rows, a strip after the other.
-template <class Number, int P>
-INLINE void pack_columns(const Number* rows, long stride, bfloat16* packed, long count, long k, long columns, bool as_rows) {
+template <class Number>
+INLINE void pack_columns(const Number* rows, long stride, Piece<Number>* packed, long count, long k, long columns, bool as_rows) {
+  constexpr long P = PARTS_OF<Number>;
   for (long j = 0; j < columns; j += STRIP)
     for (long i = 0; i < k; i += DEPTH)
-      pack_strip<Number, P>(rows + i * stride + j, stride, packed + (j * k + i * TILE) * P, k * TILE * P,
+      pack_strip(rows + i * stride + j, stride, packed + (j * k + i * TILE) * P, k * TILE * P,
                             std::min(DEPTH, count - i), std::min(STRIP, columns - j), as_rows);
 }
 
@@ -42,9 +43,10 @@ INLINE long row_shares(long m, long n, long threads) {
   return best;
 }
 
-template <class Number, int P>
+template <class Number>
 void weight_gradient(const WeightGradient& g) {
-  constexpr long CHUNK = P == 1 ? 1024 : 256;  // rows of both operands that a core's cache holds
+  constexpr long P = PARTS_OF<Number>;
+  constexpr long CHUNK = sizeof(Number) == 4 ? 256 : 1024;  // rows of both operands that a core's cache holds
   const Number *a = (const Number*)g.left, *b = (const Number*)g.right;
 #pragma omp parallel
   {
@@ -53,15 +55,15 @@ void weight_gradient(const WeightGradient& g) {
     long top, bottom, left, right;
     share_of(g.m, shares, thread % shares, &top, &bottom), share_of(g.n, threads / shares, thread / shares, &left, &right);
     long rows = bottom - top, columns = right - left;
-    Workspace space(2 * CHUNK * (rows + columns) * P + 128);
-    auto *packed_a = space.take<bfloat16>(CHUNK * rows * P), *packed_b = space.take<bfloat16>(CHUNK * columns * P);
+    Workspace space((long)sizeof(Piece<Number>) * CHUNK * (rows + columns) * P + 128);
+    auto *packed_a = space.take<Piece<Number>>(CHUNK * rows * P), *packed_b = space.take<Piece<Number>>(CHUNK * columns * P);
     for (long start = 0; start < g.rows && rows && columns; start += CHUNK) {
       long count = std::min(CHUNK, g.rows - start), k = filled(count, DEPTH);
-      pack_columns<Number, P>(a + start * g.m + top, g.m, packed_a, count, k, rows, true);
-      pack_columns<Number, P>(b + start * g.n + left, g.n, packed_b, count, k, columns, false);
+      pack_columns(a + start * g.m + top, g.m, packed_a, count, k, rows, true);
+      pack_columns(b + start * g.n + left, g.n, packed_b, count, k, columns, false);
       auto add = [&](long i, long j) {
         float* place = g.out + (top + i) * g.n + left + j;
-        product_32<P>(packed_a + i * k * P, packed_b + j * k * P, place, g.n, 2 * TILE, k, start > 0);
+        product_of_columns<Number>(packed_a + i * k * P, packed_b + j * k * P, place, g.n, k, start > 0);
       };
       // What the inner loop goes over stays in the cache: by a third faster than the other way round.
       for (long outer = 0; outer < std::max(rows, columns); outer += 2 * TILE)
@@ -74,8 +76,12 @@ void weight_gradient(const WeightGradient& g) {
 }  // namespace
 
 extern "C" {
-void float_weight_gradient(const WeightGradient* g) { weight_gradient<float, PARTS>(*g); }
-void tile_weight_gradient(const WeightGradient* g) { weight_gradient<bfloat16, 1>(*g); }
+void float_weight_gradient(const WeightGradient* g) { weight_gradient<float>(*g); }
+#if HAS_PAIRS
+void tile_weight_gradient(const WeightGradient* g) { weight_gradient<bfloat16>(*g); }
+#else
+void tile_weight_gradient(const WeightGradient*) {}
+#endif
 }
 
 #else

@@ -1,4 +1,4 @@
-"""The gradient of a layer's weight, by the processor's tile registers where they serve.
+"""The gradient of a layer's weight, by products of our own where this processor has some.
 
 Axis letters of this file: `r` rows; `o` channels that come out; `d` channels that go in.
 """
@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from torchjepa.nn.native.library import packed_bytes
 from torchjepa.nn.native.structures import call, fields
-from torchjepa.nn.native.tile_attention import DEPTH, has_tiles
-
-PARTS = 3  # bfloat16 numbers that add up to one of float32
+from torchjepa.nn.native.tile_attention import DEPTH
 
 
 def weight_gradient(grad: Float[Tensor, "r o"], x: Float[Tensor, "r d"]) -> Float[Tensor, "o d"]:
@@ -25,7 +24,7 @@ def weight_gradient(grad: Float[Tensor, "r o"], x: Float[Tensor, "r d"]) -> Floa
         x: what went in, of the same dtype.
     """
     outs, width = grad.shape[1], x.shape[1]
-    if outs % DEPTH or width % DEPTH or not len(x) or not has_tiles():
+    if outs % DEPTH or width % DEPTH or not len(x) or not packed_bytes(x.dtype):
         return (grad.t() @ x).float()
     kind = "tile" if x.dtype == torch.bfloat16 else "float"
     out = x.new_empty(outs, width, dtype=torch.float32)

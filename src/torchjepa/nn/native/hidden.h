@@ -1,10 +1,9 @@
-// What an MLP does with its hidden layer, 32 x 32 numbers at a time: a product by tile registers leaves the others idle, which
-// take what the last block gave through the GELU and split it for the next product meanwhile.
+// What an MLP does with its hidden layer, 32 x 32 numbers at a time, in a core's cache.
 
 #pragma once
 
 #include "float_rows.h"
-#include "split.h"
+#include "factors.h"
 
 namespace {
 
@@ -37,22 +36,32 @@ INLINE void finish_rows(Block* block, long most, const Finish& finish) {
   for (long end = std::min(block->count, block->done + most); block->done < end; block->done++) finish(*block, block->done);
 }
 
-// C = A B, 32 x 32 numbers at a time, k in one sum; while one block is multiplied, finish(block, row) goes over the rows of
-// the last.
+// C = A B, 32 x 32 numbers at a time; then finish(block, row) goes over the rows of each. Tile registers leave the others
+// idle: while one block is multiplied, finish goes over the last, k in one sum.
 template <class Finish>
-INLINE void product_and_finish(const bfloat16* a, const bfloat16* b, long m, long n, long k, const Finish& finish) {
+INLINE void product_and_finish(const Factor* a, const Factor* b, long m, long n, long k, const Finish& finish) {
+#if HAS_TILES
   Block blocks[2], *last = &blocks[0], *now = &blocks[1];
   long calls = 6 * k / DEPTH, at_once = (DEPTH + calls - 1) / calls;
   for (long j = 0; j < n; j += DEPTH)
     for (long i = 0; i < m; i += DEPTH) {
       auto meanwhile = [&] { finish_rows(last, at_once, finish); };
       now->row = i, now->column = j, now->done = 0, now->count = std::min(DEPTH, m - i);
-      const bfloat16 *rows = a + i * k * PARTS, *columns = b + j * k * PARTS;
+      const Factor *rows = a + i * k * PARTS, *columns = b + j * k * PARTS;
       if (now->count > TILE) store_product<2, PARTS>(rows, columns, k * TILE * PARTS, k, now->part, DEPTH, meanwhile);
       else store_product<1, PARTS>(rows, columns, k * TILE * PARTS, k, now->part, DEPTH, meanwhile);
       std::swap(last, now);
     }
   finish_rows(last, DEPTH, finish);
+#else
+  Block block;
+  for (long j = 0; j < n; j += DEPTH)
+    for (long i = 0; i < m; i += DEPTH) {
+      block.row = i, block.column = j, block.done = 0, block.count = std::min(DEPTH, m - i);
+      float_product(a + i * k, b + j * k, block.part, DEPTH, block.count, DEPTH, k, false);
+      finish_rows(&block, DEPTH, finish);
+    }
+#endif
 }
 
 }  // namespace
