@@ -30,6 +30,13 @@ INLINE void copy_rows(const bfloat16* from, long stride, bfloat16* rows, long co
     }
 }
 
+// Rows that are soon read, each in another place of memory, are asked for all at once.
+INLINE void ask_for(const Heads<bfloat16>& heads, long item, long num_heads, long count, long channels) {
+  const bfloat16* start = heads.of(item, num_heads);
+  for (long i = 0; i < count; i++)
+    for (long j = 0; j < channels; j += 32) _mm_prefetch((const char*)(start + i * heads.token + j), _MM_HINT_T0);
+}
+
 INLINE void round_rows(const float* from, long from_stride, bfloat16* to, long stride, float factor, long count,
                        long channels) {
   __m512 factors = _mm512_set1_ps(factor);
@@ -59,7 +66,7 @@ INLINE float soften(const float* scores, bfloat16* weights, long keys, long fill
 }
 
 void attend_head(const TileAttention& a, long item) {
-  long keys = filled(a.keys, DEPTH), channels = filled(a.channels, DEPTH);
+  long keys = filled(a.keys, DEPTH), channels = filled(a.channels, DEPTH), inner = filled(a.keys, DEPTH_UNIT);
   Workspace space(2 * (3 * keys + ROWS) * channels + 4 * ROWS * (keys + channels) + 2 * ROWS * keys + 1024);
   auto *rows = space.take<bfloat16>(keys * channels), *keys_t = space.take<bfloat16>(keys * channels);
   auto *values = space.take<bfloat16>(keys * channels), *asking = space.take<bfloat16>(ROWS * channels);
@@ -69,18 +76,18 @@ void attend_head(const TileAttention& a, long item) {
   copy_rows(a.k.of(item, a.heads), a.k.token, rows, a.keys, a.channels, keys, channels);
   pack_transposed(rows, channels, keys_t, keys, channels);
   copy_rows(a.v.of(item, a.heads), a.v.token, rows, a.keys, a.channels, keys, channels);
-  pack(rows, channels, values, keys, channels);
+  pack(rows, channels, values, inner, channels);
   float scale = a.scale * LOG2_E;
   for (long start = 0; start < a.queries; start += ROWS) {
-    long count = std::min(ROWS, a.queries - start);
-    copy_rows(a.q.of(item, a.heads) + start * a.q.token, a.q.token, asking, count, a.channels, ROWS, channels);
-    product(asking, channels, keys_t, scores, keys, ROWS, keys, channels);
+    long count = std::min(ROWS, a.queries - start), m = filled(count, ROW_UNIT);
+    copy_rows(a.q.of(item, a.heads) + start * a.q.token, a.q.token, asking, count, a.channels, m, channels);
+    product(asking, channels, keys_t, scores, keys, m, keys, channels);
     float shares[ROWS], log_sum;
     for (long i = 0; i < count; i++) {
       shares[i] = 1.0f / soften(scores + i * keys, weights + i * keys, a.keys, keys, scale, &log_sum);
       if (a.log_sums) a.log_sums[item * a.queries + start + i] = log_sum;
     }
-    product(weights, keys, values, sums, channels, ROWS, channels, keys);
+    product(weights, keys, values, sums, channels, m, channels, inner);
     bfloat16* out = a.out.of(item, a.heads) + start * a.out.token;
     for (long i = 0; i < count; i++)
       round_rows(sums + i * channels, channels, out + i * a.out.token, 0, shares[i], 1, a.channels);
@@ -88,7 +95,7 @@ void attend_head(const TileAttention& a, long item) {
 }
 
 void attend_head_backward(const TileAttention& a, const TileGradients& g, long item) {
-  long keys = filled(a.keys, DEPTH), channels = filled(a.channels, DEPTH);
+  long keys = filled(a.keys, DEPTH), channels = filled(a.channels, DEPTH), height = filled(a.keys, DEPTH_UNIT);
   long chunk = std::min(CHUNK, filled(a.queries, DEPTH));
   Workspace space(2 * (3 * keys + 5 * chunk) * channels + 2 * keys * channels * 4 + 4 * chunk * channels +
                   2 * 4 * ROWS * chunk + 3 * 2 * keys * chunk + 2 * 4 * chunk + 4096);
@@ -103,12 +110,15 @@ void attend_head_backward(const TileAttention& a, const TileGradients& g, long i
   auto* of_scores_t = space.take<bfloat16>(keys * chunk);
   auto *log_sums = space.take<float>(chunk), *deltas = space.take<float>(chunk);
 
+  ask_for(a.k, item, a.heads, a.keys, a.channels), ask_for(a.v, item, a.heads, a.keys, a.channels);
+  ask_for(a.q, item, a.heads, a.queries, a.channels), ask_for(g.of_out, item, a.heads, a.queries, a.channels);
+  ask_for(a.out, item, a.heads, a.queries, a.channels);
   copy_rows(a.k.of(item, a.heads), a.k.token, k, a.keys, a.channels, keys, channels);
   copy_rows(a.v.of(item, a.heads), a.v.token, v, a.keys, a.channels, keys, channels);
-  pack(k, channels, keys_packed, keys, channels);
+  pack(k, channels, keys_packed, height, channels);
   __m512 scales = _mm512_set1_ps(a.scale * LOG2_E);
   for (long start = 0; start < a.queries; start += chunk) {
-    long count = std::min(chunk, a.queries - start), width = filled(count, DEPTH);
+    long count = std::min(chunk, a.queries - start), width = filled(count, DEPTH), inner = filled(count, DEPTH_UNIT);
     const bfloat16* out = a.out.of(item, a.heads) + start * a.out.token;
     copy_rows(a.q.of(item, a.heads) + start * a.q.token, a.q.token, q, count, a.channels, width, channels);
     copy_rows(g.of_out.of(item, a.heads) + start * g.of_out.token, g.of_out.token, d, count, a.channels, width, channels);
@@ -123,10 +133,11 @@ void attend_head_backward(const TileAttention& a, const TileGradients& g, long i
     }
     pack_transposed(q, channels, packed_q, width, channels);
     pack_transposed(d, channels, packed_d, width, channels);
-    for (long row = 0; row < keys; row += ROWS) {
-      product(k + row * channels, channels, packed_q, scores, width, ROWS, width, channels);
-      product(v + row * channels, channels, packed_d, of_weights, width, ROWS, width, channels);
-      for (long i = 0; i < ROWS; i++) {
+    for (long row = 0; row < height; row += ROWS) {
+      long rows = std::min(ROWS, height - row);
+      product(k + row * channels, channels, packed_q, scores, width, rows, width, channels);
+      product(v + row * channels, channels, packed_d, of_weights, width, rows, width, channels);
+      for (long i = 0; i < rows; i++) {
         const float *score = scores + i * width, *of_weight = of_weights + i * width;
         bfloat16 *weight = weights + (row + i) * width, *of_score = of_scores + (row + i) * width;
         if (row + i >= a.keys) {
@@ -143,23 +154,13 @@ void attend_head_backward(const TileAttention& a, const TileGradients& g, long i
       }
     }
     // Gradients of values and keys: weights and gradients of scores stand with their keys as rows.
-    pack(d, channels, packed_d, width, channels);
-    product(weights, width, packed_d, of_v, channels, keys, channels, width, start > 0);
-    pack(q, channels, packed_q, width, channels);
-    product(of_scores, width, packed_q, of_k, channels, keys, channels, width, start > 0);
-    // Of queries: the queries as rows, in pairs of keys that stay together.
-    for (long row = 0; row < keys; row += DEPTH)
-      for (long j = 0; j < width; j += TILE) {
-        alignas(64) uint32_t pairs[16 * 16];
-        for (long i = 0; i < 16; i++) {
-          const bfloat16 *even = of_scores + (row + 2 * i) * width + j, *odd = even + width;
-          __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)even));
-          __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)odd));
-          _mm512_store_si512(pairs + 16 * i, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-        }
-        transpose_square(pairs, 16, (uint32_t*)(of_scores_t + j * keys + row), keys / 2);
-      }
-    product(of_scores_t, keys, keys_packed, of_q, channels, width, channels, keys);
+    pack(d, channels, packed_d, inner, channels);
+    product(weights, width, packed_d, of_v, channels, height, channels, inner, start > 0);
+    pack(q, channels, packed_q, inner, channels);
+    product(of_scores, width, packed_q, of_k, channels, height, channels, inner, start > 0);
+    // Of queries: the queries as rows.
+    turn(of_scores, width, of_scores_t, height);
+    product_turned(of_scores_t, keys_packed, of_q, channels, width, channels, height);
     round_rows(of_q, channels, g.of_q.of(item, a.heads) + start * g.of_q.token, g.of_q.token, 1.0f, count, a.channels);
   }
   round_rows(of_k, channels, g.of_k.of(item, a.heads), g.of_k.token, 1.0f, a.keys, a.channels);
