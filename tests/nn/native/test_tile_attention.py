@@ -120,7 +120,9 @@ def test_large_scores_in_float32() -> None:
     ours, _ = oracle.derive(tile_attention.attend, [q * 20, k, v], [grad])
     theirs, _ = oracle.derive(F.scaled_dot_product_attention, [q * 20, k, v], [grad])
     exact = oracle.derive_exactly(oracle.attend, [q * 20, k, v], [grad])
-    oracle.assert_as_near(ours[:1], theirs[:1], exact[:1], times=1 if oracle.splits() else 1.1, floor=1e-6, limit=5e-6)
+    oracle.assert_as_near(
+        ours[:1], theirs[:1], exact[:1], times=1 if oracle.splits() else 1.1, floor=1e-6, limit=5e-6
+    )
     oracle.assert_as_near(ours, theirs, exact, times=3, floor=1e-5, limit=2e-5)
 
 

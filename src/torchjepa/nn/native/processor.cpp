@@ -12,6 +12,8 @@ extern "C" {
 long float_bytes() {
 #if HAS_TILES
   return tiles_are_lent() ? 6 : 0;
+#elif defined(NO_TILES)
+  return HAS_VECTORS ? 4 : 0;
 #elif HAS_VECTORS
   // The BLAS of torch's wheels has vectors of 512 bits for Intel's processors alone.
   return __builtin_cpu_is("intel") ? 0 : 4;
