@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from torchjepa.nn.attention import attend
-from torchjepa.nn.native import tile_attention
+from torchjepa.nn.native import attention as kernels
 from torchjepa.nn.plain_attention import attend_by_products
 
 # Filled up by 6 and by 16; left alone, too far off; a multiple of 32; fewer queries than keys, filled up by 2.
@@ -55,8 +55,8 @@ def test_its_gradient_has_a_gradient():
     assert torch.autograd.gradgradcheck(attend_by_products, inputs)
 
 
-def test_training_in_bfloat16_on_a_cpu_without_tile_registers_takes_it(monkeypatch):
-    monkeypatch.setattr(tile_attention, "packed_bytes", lambda _: 0)
+def test_training_in_bfloat16_on_a_cpu_without_kernels_takes_it(monkeypatch):
+    monkeypatch.setattr(kernels, "packed_bytes", lambda _: 0)
     q, k, v = tensors(7, 30, torch.bfloat16)
     assert torch.equal(attend(q, k, v), attend_by_products(q, k, v))
 

@@ -12,6 +12,7 @@ from torchjepa import dist
 from torchjepa.engine.host_memory import use_huge_pages
 from torchjepa.engine.settings import TrainSettings
 from torchjepa.engine.sharding import shard
+from torchjepa.nn.precision import has_quick_bfloat16
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -42,11 +43,8 @@ def resolve_precision(precision: str, accelerator: str) -> str:
         return precision
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
-    # Without these instructions a CPU emulates bfloat16, several times slower than float32. (torch 2.7 does not
-    # tell yet what the CPU has.)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available())
-    return "bf16-mixed" if on_cpu and capabilities.get("amx_bf16") else "32"
+    return "bf16-mixed" if on_cpu and has_quick_bfloat16() else "32"
 
 
 def launch(settings: TrainSettings) -> Fabric:

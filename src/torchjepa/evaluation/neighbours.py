@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchjepa.nn.precision import has_quick_bfloat16
+
 _SIMILARITIES_HELD = 1 << 24  # entries of one chunk's similarity matrix: 64 MiB in float32
 _QUERIES_AT_ONCE = 1024
 _GROUP = 8  # columns whose maximum is looked at before they are
@@ -104,10 +106,8 @@ def _largest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _pays_to_round(queries: Tensor, bank: Tensor, k: int) -> bool:
-    # torch 2.7 does not tell yet what the CPU has.
-    in_hardware = bank.device.type == "cpu" and getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16")
     long_enough = len(queries) >= _LEAST_QUERIES and len(bank) >= _LEAST_BANK * _num_listed(k)
-    return bool(in_hardware) and long_enough
+    return bank.device.type == "cpu" and has_quick_bfloat16() and long_enough
 
 
 def _num_listed(k: int) -> int:

@@ -74,7 +74,7 @@ class EncodeOptions(TypedDict, total=False):
     """Where to encode; the model moves there. By default where it is."""
     precision: Precision | None
     """`bf16-mixed` (bfloat16 autocast) or `32`; by default bfloat16 where the device multiplies it quickly: CUDA from
-    Ampere on, CPUs with AMX."""
+    Ampere on, CPUs with instructions for it (AMX, AVX-512 BF16)."""
     progress: bool | None
     """Whether to show a progress bar; by default on a terminal."""
 

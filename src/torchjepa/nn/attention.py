@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchjepa.nn.hand_written import is_plain
-from torchjepa.nn.native import nodes, tile_attention
+from torchjepa.nn.native import attention as kernels
+from torchjepa.nn.native import nodes
 from torchjepa.nn.native.structures import may_run_on
 from torchjepa.nn.plain_attention import attend_by_products
 from torchjepa.nn.recompute import recomputable
@@ -33,9 +34,9 @@ def attend(
 ) -> Float[Tensor, "b heads n e"]:
     """softmax(q k^T / sqrt(e)) v, by the kernel that is fastest for the device and dtype.
 
-    On a CPU with tile registers that is ours. Elsewhere it is torch's fused attention but for short bfloat16 sequences
-    on a CPU that need a gradient, for which its kernel is 3 to 6 times slower than plain matrix products; without, it
-    is a quarter faster than they.
+    On a CPU with products of our own that is ours. Elsewhere it is torch's fused attention but for short bfloat16
+    sequences on a CPU that need a gradient, for which its kernel is 3 to 6 times slower than plain matrix products;
+    without, it is a quarter faster than they.
 
     Args:
         q: queries `[b, heads, n, e]`.
@@ -45,8 +46,8 @@ def attend(
     Returns:
         `[b, heads, n, e]`.
     """
-    if may_run_on(q) and tile_attention.serves(q, k, v):
-        return tile_attention.attend(q, k, v)
+    if may_run_on(q) and kernels.serves(q, k, v):
+        return kernels.attend(q, k, v)
     is_short = k.shape[2] <= _MAX_PLAIN_TOKENS
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and is_short and q.requires_grad:
         return attend_by_products(q, k, v)

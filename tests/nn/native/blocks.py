@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.nn.native import oracle
 from torchjepa.nn.attention import Block
-from torchjepa.nn.native import nodes, tile_attention
+from torchjepa.nn.native import attention, nodes
 
 needs_products = pytest.mark.skipif(not oracle.has_products(), reason=oracle.NO_PRODUCTS)
 
@@ -65,5 +65,5 @@ def without_kernels(
 ) -> list[Tensor]:
     with monkeypatch.context() as patch:
         patch.setattr(nodes, "serve", lambda *_: False)
-        patch.setattr(tile_attention, "serves", lambda *_: False)
+        patch.setattr(attention, "serves", lambda *_: False)
         return derive(block, x, dtype)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from torchjepa.nn.native import nodes, tile_attention
+from torchjepa.nn.native import attention, nodes
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -31,5 +31,5 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for name in ("norm_heads", "linear_add", "norm_mlp_add"):
         note(nodes, name)
-    note(tile_attention, "attend")
+    note(attention, "attend")
     return names

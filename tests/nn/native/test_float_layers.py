@@ -21,9 +21,8 @@ pytestmark = pytest.mark.skipif(not oracle.has_floats(), reason=oracle.NO_FLOATS
 EPS = 1e-6
 ROWS = st.one_of(st.sampled_from([1, 2, 15, 16, 95, 96, 97, 191, 192, 193, 300]), st.integers(1, 300))
 WIDTHS = st.one_of(st.sampled_from([7, 33, 96]), st.integers(5, 100))
-TILED = st.sampled_from(
-    [32, 64, 96, 160, 288]
-)  # products by tile registers; hidden layers are worked on 128 at a time
+# Of products of our own; hidden layers are worked on 128 at a time.
+TILED = st.sampled_from([32, 64, 96, 160, 288])
 PAIRS = st.one_of(st.tuples(TILED, TILED), st.tuples(WIDTHS, st.integers(5, 100)))
 HEADS = st.one_of(
     st.tuples(TILED, st.sampled_from([(1, 32), (4, 8), (3, 32), (8, 20)])),
@@ -77,7 +76,8 @@ def assert_near(
     # Rows of two or three channels are ill-conditioned, which shows in torch's own error.
     bounds = {"times": 3, "floor": 2e-6, "limit": limit}
     if oracle.has_products() and not any(len(each) % 32 for each in inputs[1:] if each.ndim == 1):
-        bounds = {"times": 1, "floor": 5e-7, "limit": 1e-6}
+        split = {"times": 1, "floor": 5e-7, "limit": 1e-6}
+        bounds = split if oracle.splits() else {"times": 1.5, "floor": 1e-6, "limit": 2e-6}
     oracle.assert_as_near(found, oracle.derive(theirs, inputs, grads)[0], true, **bounds)
 
 
@@ -143,7 +143,7 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> list[Tensor | None]:
 # Tiles are of 16 rows and worked on in pairs; a thread takes 112 at most, and of many rows a run has more than that.
 @needs_products
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 31, 33, 63, 64, 65, 95, 96, 97, 200, 6144, 6145, 6200])
-def test_widths_that_fill_tiles_are_computed_by_them(rooms: list[Tensor | None], rows: int) -> None:
+def test_widths_of_whole_tiles_take_products_of_our_own(rooms: list[Tensor | None], rows: int) -> None:
     assert_near(mlp, torch_mlp, oracle.norm_mlp_add, oracle.mlp_inputs(rows, 64, 160, 0))
     assert_near(float_nodes.linear_add, linear_add, linear_add, linear_inputs(rows, 64, 96, 0))
     for lean in (False, True):
@@ -266,7 +266,7 @@ def test_up_to_four_threads_give_the_same_bits(rows: int) -> None:
 
 @needs_products
 @pytest.mark.parametrize("rows", [17, 500, 6200])
-def test_by_tile_registers_any_number_of_threads_gives_the_same_bits(rows: int) -> None:
+def test_by_our_own_products_any_number_of_threads_gives_the_same_bits(rows: int) -> None:
     oracle.assert_same_for_any_threads(lambda: everything(rows, 64, 160, 288), (1, 1, 2, 3, 6))
 
 
@@ -283,7 +283,7 @@ def test_what_more_rows_have_left_behind_does_no_harm(rows: int) -> None:
         oracle.assert_same_bits(everything(rows, 64, 160, 288), clean)
 
 
-# Hidden widths that put rows at other places in a vector than the workspace of a thread does; and by tile registers.
+# Hidden widths that put rows at other places in a vector than the workspace of a thread does; and by our own products.
 @pytest.mark.parametrize(("width", "hidden"), [(33, 7), (24, 56), (96, 101), (64, 160), (96, 96)])
 @pytest.mark.parametrize("rows", [5, 250])
 def test_without_a_gradient_the_same_bits(rows: int, width: int, hidden: int) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.nn.native import oracle
-from torchjepa.nn.native import joined, tile_attention
+from torchjepa.nn.native import attention, joined
 from torchjepa.nn.native.joined import join_heads, split_heads
 
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 6), st.integers(1, 5))
@@ -80,7 +80,7 @@ def test_what_lies_otherwise_is_joined_rightly(name: str) -> None:
 @pytest.mark.skipif(not oracle.has_products(), reason=oracle.NO_PRODUCTS)
 def test_gradients_of_our_attention_are_joined_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     leaves = [part.to(torch.bfloat16).requires_grad_() for part in split(channels=8)]
-    found = torch.autograd.grad(tile_attention.attend(*leaves).float().sin().sum(), leaves)
+    found = torch.autograd.grad(attention.attend(*leaves).float().sin().sum(), leaves)
     monkeypatch.setattr(joined.torch, "stack", lambda *_, **__: pytest.fail("a copy"))
     together = join_heads(*found)
     assert together.data_ptr() == found[0].data_ptr()

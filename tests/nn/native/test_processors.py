@@ -17,7 +17,7 @@ from torchjepa.nn.native import library
 HERE = Path(__file__).parent
 # By the first that a processor has: tile registers, dot products of pairs, wide vectors, none of them.
 PROCESSORS = ["sapphirerapids", "cooperlake", "skylake-avx512", "x86-64-v3"]
-FILES = ["split", "weight_gradients", "tile_attention", "tile_layers", "float_layers", "nodes"]
+FILES = ["split", "weight_gradients", "attention", "bf16_layers", "float_layers", "nodes"]
 
 
 def compiler() -> list[str]:

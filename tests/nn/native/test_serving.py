@@ -145,7 +145,7 @@ def test_an_empty_batch(called: list[str]) -> None:
 
 
 @needs_products
-def test_widths_that_do_not_fill_tiles_take_torch(called: list[str]) -> None:
+def test_widths_that_the_kernels_have_not_take_torch(called: list[str]) -> None:
     block, x = Block(40, 2), torch.randn(2, 5, 40)
     with autocast(LOW):
         out = block(x)

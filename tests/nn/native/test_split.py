@@ -1,4 +1,4 @@
-"""Float32 products of numbers in three parts: numbers of any size, and results that are known exactly."""
+"""Float32 products of our own, of whole numbers or their parts: numbers of any size, results that are known exactly."""
 
 from __future__ import annotations
 

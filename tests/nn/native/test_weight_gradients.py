@@ -1,4 +1,4 @@
-"""Gradients of weights by tile registers, against products in float64."""
+"""Gradients of weights by products of our own, against products in float64."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_as_exact_as_float32_whatever_the_factors(
 ) -> None:
     grad, x = factors(rows, *shape, dtype)
     found = weight_gradient(grad, x)
-    assert kernels == ["float_weight_gradient" if dtype == torch.float32 else "tile_weight_gradient"]
+    assert kernels == ["float_weight_gradient" if dtype == torch.float32 else "bf16_weight_gradient"]
     assert found.dtype == torch.float32
     theirs = grad.float().T @ x.float()
     oracle.assert_as_near([found], [theirs], [exact_product(grad, x)], times=1, floor=1e-7, limit=4e-7)
@@ -81,7 +81,7 @@ def test_other_widths_are_left_to_torch(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_without_tile_registers_torch_does_it(
+def test_without_products_of_our_own_torch_does_it(
     kernels: list[str], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(weight_gradients, "packed_bytes", lambda _: 0)

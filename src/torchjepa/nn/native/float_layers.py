@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from torchjepa.nn.native.attention import DEPTH
 from torchjepa.nn.native.library import library, packed_bytes
 from torchjepa.nn.native.structures import call, fields, scratch
-from torchjepa.nn.native.tile_attention import DEPTH
 
 
 @functools.cache

@@ -39,10 +39,10 @@ _KERNELS = (
         "float_mlp",
         "float_mlp_backward",
     ),
-    *("float_attend", "float_attend_backward", "tile_attend", "tile_attend_backward"),
-    *("tile_norm_linear", "tile_norm_linear_backward"),
-    *("float_weight_gradient", "tile_weight_gradient"),
-    *("tile_linear_add", "tile_linear_add_backward", "tile_mlp", "tile_mlp_backward"),
+    *("float_attend", "float_attend_backward", "bf16_attend", "bf16_attend_backward"),
+    *("bf16_norm_linear", "bf16_norm_linear_backward"),
+    *("float_weight_gradient", "bf16_weight_gradient"),
+    *("bf16_linear_add", "bf16_linear_add_backward", "bf16_mlp", "bf16_mlp_backward"),
 )
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchjepa.nn.hand_written import are_plain, product_dtype
-from torchjepa.nn.native import float_layers, float_nodes, tile_layers, tile_nodes
+from torchjepa.nn.native import bf16_layers, bf16_nodes, float_layers, float_nodes
 from torchjepa.nn.native.structures import may_run_on
 
 
@@ -66,7 +66,7 @@ def _serve_products(stream: Tensor, width: int, linears: Sequence[nn.Linear]) ->
             return False
         widths.append(outs)
     dtype = product_dtype(stream)
-    return float_layers.serves(dtype) or tile_layers.serves(dtype, *widths)
+    return float_layers.serves(dtype) or bf16_layers.serves(dtype, *widths)
 
 
 def _are_dense(*parts: nn.Module) -> bool:
@@ -87,7 +87,7 @@ def norm_heads(
         lean: keep less for the backward and compute the norm again.
     """
     weights = (norm.weight, norm.bias, linear.weight, linear.bias)
-    half = float_nodes if product_dtype(x) == torch.float32 else tile_nodes
+    half = float_nodes if product_dtype(x) == torch.float32 else bf16_nodes
     return half.norm_heads(x, weights, norm.eps, num_heads, lean)
 
 
@@ -102,7 +102,7 @@ def linear_add(
         residual: what it is added to.
     """
     dtype = product_dtype(residual)
-    half = float_nodes if dtype == torch.float32 else tile_nodes
+    half = float_nodes if dtype == torch.float32 else bf16_nodes
     return half.linear_add(x.to(dtype), linear.weight, linear.bias, residual)
 
 
@@ -121,4 +121,4 @@ def norm_mlp_add(
     weights = (norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
     if product_dtype(x) == torch.float32:
         return float_nodes.norm_mlp_add(x, weights, norm.eps)
-    return tile_nodes.norm_mlp_add(x, weights, norm.eps, lean)
+    return bf16_nodes.norm_mlp_add(x, weights, norm.eps, lean)

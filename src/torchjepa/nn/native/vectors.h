@@ -35,7 +35,8 @@ INLINE __m512 multiply_add(__m512 a, __m512 b, __m512 sum) {
 template <bool PAIRS, int M>
 __attribute__((noinline)) void vector_block(const Unit* a, long row, long step, const Unit* b, long apart, long k, float* c,
                                             long ldc, bool add) {
-  __m512 sums[M][2];
+  __m512 sums[M][2];  // in registers only where no loop over them is left
+#pragma GCC unroll 16
   for (int i = 0; i < M; i++) sums[i][0] = sums[i][1] = _mm512_setzero_ps();
   for (long p = 0; p < k; p++) {
     __m512 left = _mm512_loadu_ps(b + p * TILE), right = _mm512_loadu_ps(b + apart + p * TILE);
@@ -46,11 +47,18 @@ __attribute__((noinline)) void vector_block(const Unit* a, long row, long step, 
       sums[i][1] = multiply_add<PAIRS>(factor, right, sums[i][1]);
     }
   }
-  for (int i = 0; i < M; i++)
-    for (int half = 0; half < 2; half++) {
-      float* place = c + i * ldc + half * TILE;
-      _mm512_storeu_ps(place, add ? _mm512_add_ps(_mm512_loadu_ps(place), sums[i][half]) : sums[i][half]);
+  if (add) {
+#pragma GCC unroll 16
+    for (int i = 0; i < M; i++) {
+      sums[i][0] = _mm512_add_ps(_mm512_loadu_ps(c + i * ldc), sums[i][0]);
+      sums[i][1] = _mm512_add_ps(_mm512_loadu_ps(c + i * ldc + TILE), sums[i][1]);
     }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < M; i++) {
+    _mm512_storeu_ps(c + i * ldc, sums[i][0]);
+    _mm512_storeu_ps(c + i * ldc + TILE, sums[i][1]);
+  }
 }
 
 typedef void (*VectorBlock)(const Unit*, long, long, const Unit*, long, long, float*, long, bool);

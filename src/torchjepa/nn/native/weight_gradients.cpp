@@ -78,9 +78,9 @@ void weight_gradient(const WeightGradient& g) {
 extern "C" {
 void float_weight_gradient(const WeightGradient* g) { weight_gradient<float>(*g); }
 #if HAS_PAIRS
-void tile_weight_gradient(const WeightGradient* g) { weight_gradient<bfloat16>(*g); }
+void bf16_weight_gradient(const WeightGradient* g) { weight_gradient<bfloat16>(*g); }
 #else
-void tile_weight_gradient(const WeightGradient*) {}
+void bf16_weight_gradient(const WeightGradient*) {}
 #endif
 }
 
@@ -88,7 +88,7 @@ void tile_weight_gradient(const WeightGradient*) {}
 
 extern "C" {
 void float_weight_gradient(const WeightGradient*) {}
-void tile_weight_gradient(const WeightGradient*) {}
+void bf16_weight_gradient(const WeightGradient*) {}
 }
 
 #endif

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from torchjepa.nn.native.attention import DEPTH
 from torchjepa.nn.native.library import packed_bytes
 from torchjepa.nn.native.structures import call, fields
-from torchjepa.nn.native.tile_attention import DEPTH
 
 
 def weight_gradient(grad: Float[Tensor, "r o"], x: Float[Tensor, "r d"]) -> Float[Tensor, "o d"]:
@@ -26,7 +26,7 @@ def weight_gradient(grad: Float[Tensor, "r o"], x: Float[Tensor, "r d"]) -> Floa
     outs, width = grad.shape[1], x.shape[1]
     if outs % DEPTH or width % DEPTH or not len(x) or not packed_bytes(x.dtype):
         return (grad.t() @ x).float()
-    kind = "tile" if x.dtype == torch.bfloat16 else "float"
+    kind = "bf16" if x.dtype == torch.bfloat16 else "float"
     out = x.new_empty(outs, width, dtype=torch.float32)
     call(f"{kind}_weight_gradient", _WeightGradient, grad, x, out, len(x), outs, width)
     return out

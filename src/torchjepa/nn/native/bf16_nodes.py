@@ -15,7 +15,7 @@ from torchjepa.nn.hand_written import (
     norm_linear_formula,
     norm_mlp_add_formula,
 )
-from torchjepa.nn.native import tile_layers as layers
+from torchjepa.nn.native import bf16_layers as layers
 from torchjepa.nn.native.joined import join_heads, rows_of, split_heads
 from torchjepa.nn.native.weight_gradients import weight_gradient
 

@@ -1,4 +1,4 @@
-"""Attention by tile registers, against a formula in float64 and torch's own kernel."""
+"""Attention by products of our own, against a formula in float64 and torch's own kernel."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.nn.native import oracle
-from torchjepa.nn import attention
-from torchjepa.nn.native import tile_attention
+from torchjepa.nn import attention as choice
+from torchjepa.nn.native import attention
 from torchjepa.nn.native.joined import split_heads
 
 pytestmark = pytest.mark.skipif(not oracle.has_products(), reason=oracle.NO_PRODUCTS)
@@ -40,7 +40,7 @@ def tensors(dtype: torch.dtype, *sizes: int, seed: int = 0) -> list[Tensor]:
 
 def assert_near(inputs: list[Tensor], given: list[Tensor], grad: Tensor, given_grad: Tensor) -> None:
     """Of what is given, which are the inputs in any layout, the values and gradients."""
-    ours, _ = oracle.derive(tile_attention.attend, given, [given_grad])
+    ours, _ = oracle.derive(attention.attend, given, [given_grad])
     theirs, _ = oracle.derive(F.scaled_dot_product_attention, inputs, [grad])
     exact = oracle.derive_exactly(oracle.attend, inputs, [grad])
     assert all(each.dtype == grad.dtype for each in ours)
@@ -48,7 +48,8 @@ def assert_near(inputs: list[Tensor], given: list[Tensor], grad: Tensor, given_g
     if grad.dtype == FLOAT32 and inputs[1].shape[2] < 4:
         # Gradients of few keys are sums over all queries that cancel, of one key to nothing: their roundings are left.
         widen = max(3, inputs[0].shape[2] ** 0.5)
-        bounds = {"times": 1.5, "floor": 5e-7 * widen, "limit": 1e-6 * widen}
+        unit = 5e-7 if oracle.splits() else 1e-6
+        bounds = {"times": 1.5, "floor": unit * widen, "limit": 2 * unit * widen}
     oracle.assert_as_near(ours, theirs, exact, **bounds)
 
 
@@ -100,7 +101,7 @@ def test_many_queries_or_keys(dtype: torch.dtype, queries: int, keys: int) -> No
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_key_is_copied(dtype: torch.dtype) -> None:
     q, k, v, _ = tensors(dtype, 2, 2, 9, 1, 40)
-    assert torch.equal(tile_attention.attend(q, k, v), v.expand(2, 2, 9, 40))
+    assert torch.equal(attention.attend(q, k, v), v.expand(2, 2, 9, 40))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -108,7 +109,7 @@ def test_scores_far_apart_choose_one_value(dtype: torch.dtype) -> None:
     q, k, v, _ = tensors(dtype, 1, 1, 1, 40, 32)
     k[:, :, 7] = q[:, :, 0]
     for spread in (1e2, 1e4, 1e6):
-        found = tile_attention.attend((q * spread).to(dtype), (k * spread).to(dtype), v)
+        found = attention.attend((q * spread).to(dtype), (k * spread).to(dtype), v)
         scores = q.double() @ k.double().mT
         rtol = 1e-2 if dtype == BFLOAT16 else 1e-6
         torch.testing.assert_close(found[0, 0, 0], v[0, 0, scores.argmax()], rtol=rtol, atol=0)
@@ -117,7 +118,7 @@ def test_scores_far_apart_choose_one_value(dtype: torch.dtype) -> None:
 def test_large_scores_in_float32() -> None:
     # Up to 200: the gradients take up the rounding of the logarithm of a sum of that size.
     q, k, v, grad = tensors(FLOAT32, 1, 2, 60, 70, 64)
-    ours, _ = oracle.derive(tile_attention.attend, [q * 20, k, v], [grad])
+    ours, _ = oracle.derive(attention.attend, [q * 20, k, v], [grad])
     theirs, _ = oracle.derive(F.scaled_dot_product_attention, [q * 20, k, v], [grad])
     exact = oracle.derive_exactly(oracle.attend, [q * 20, k, v], [grad])
     oracle.assert_as_near(
@@ -132,7 +133,7 @@ def test_scores_all_of_which_are_far_from_zero(dtype: torch.dtype, bound: float,
     # What fills up tiles has scores of 0: beside -300 that would be an infinite weight.
     *inputs, grad = tensors(dtype, 1, 2, 37, 45, 16)
     inputs[0][..., 0], inputs[1][..., 0] = 20, sign * 60
-    ours, _ = oracle.derive(tile_attention.attend, inputs, [grad])
+    ours, _ = oracle.derive(attention.attend, inputs, [grad])
     out, *_, of_v = oracle.derive_exactly(oracle.attend, inputs, [grad])
     assert all(each.isfinite().all() for each in ours)
     assert oracle.off(ours[0], out) < bound
@@ -147,9 +148,9 @@ def test_a_bad_number_spoils_what_torch_has_it_spoil(
     dtype: torch.dtype, bad: float, which: int, keys: int
 ) -> None:
     *inputs, grad = tensors(dtype, 2, 3, 37, keys, 24)
-    clean, _ = oracle.derive(tile_attention.attend, inputs, [grad])
+    clean, _ = oracle.derive(attention.attend, inputs, [grad])
     inputs[which][1, 2, 11, 3] = bad
-    ours, _ = oracle.derive(tile_attention.attend, inputs, [grad])
+    ours, _ = oracle.derive(attention.attend, inputs, [grad])
     exact = oracle.attend(*(each.double() for each in inputs))
     if dtype == FLOAT32 and which == 1 and math.isinf(bad) and oracle.splits():
         # A score of -infinity gives no weight; of an infinite factor's parts some are NaN.
@@ -166,10 +167,10 @@ def test_a_bad_number_spoils_what_torch_has_it_spoil(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_a_larger_head_has_left_behind_does_no_harm(dtype: torch.dtype, queries: int, keys: int) -> None:
     *inputs, grad = tensors(dtype, 1, 1, queries, keys, 24)
-    clean, _ = oracle.derive(tile_attention.attend, inputs, [grad])
+    clean, _ = oracle.derive(attention.attend, inputs, [grad])
     *spoilt, spoilt_grad = (each * math.nan for each in tensors(dtype, 1, 8, 400, 400, 100))
-    oracle.derive(tile_attention.attend, spoilt, [spoilt_grad])
-    oracle.assert_same_bits(oracle.derive(tile_attention.attend, inputs, [grad])[0], clean)
+    oracle.derive(attention.attend, spoilt, [spoilt_grad])
+    oracle.assert_same_bits(oracle.derive(attention.attend, inputs, [grad])[0], clean)
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(50, 50), (300, 45)])
@@ -177,27 +178,27 @@ def test_what_a_larger_head_has_left_behind_does_no_harm(dtype: torch.dtype, que
 def test_any_number_of_threads_gives_the_same_bits(dtype: torch.dtype, queries: int, keys: int) -> None:
     *inputs, grad = tensors(dtype, 2, 3, queries, keys, 24)
     oracle.assert_same_for_any_threads(
-        lambda: oracle.derive(tile_attention.attend, inputs, [grad])[0], (1, 1, 2, 3, 6)
+        lambda: oracle.derive(attention.attend, inputs, [grad])[0], (1, 1, 2, 3, 6)
     )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_without_a_gradient_the_same_bits(dtype: torch.dtype) -> None:
     q, k, v, _ = tensors(dtype, 2, 3, 50, 45, 24)
-    training = tile_attention.attend(q.clone().requires_grad_(), k, v)
+    training = attention.attend(q.clone().requires_grad_(), k, v)
     assert training.requires_grad
-    assert torch.equal(tile_attention.attend(q, k, v), training)
+    assert torch.equal(attention.attend(q, k, v), training)
     with torch.no_grad():
-        assert torch.equal(tile_attention.attend(q.clone().requires_grad_(), k, v), training)
+        assert torch.equal(attention.attend(q.clone().requires_grad_(), k, v), training)
 
 
 @pytest.mark.parametrize("wanted", [0, 1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_gradient_of_one_of_them_alone(dtype: torch.dtype, wanted: int) -> None:
     *inputs, grad = tensors(dtype, 1, 2, 20, 33, 24)
-    of_all = oracle.derive(tile_attention.attend, inputs, [grad])[0][1:]
+    of_all = oracle.derive(attention.attend, inputs, [grad])[0][1:]
     inputs[wanted].requires_grad_()
-    (found,) = torch.autograd.grad(tile_attention.attend(*inputs), inputs[wanted], grad)
+    (found,) = torch.autograd.grad(attention.attend(*inputs), inputs[wanted], grad)
     assert torch.equal(found, of_all[wanted])
 
 
@@ -205,7 +206,7 @@ def test_a_gradient_of_one_of_them_alone(dtype: torch.dtype, wanted: int) -> Non
 def test_gradients_of_expanded_keys_and_of_a_sum(dtype: torch.dtype, bound: float) -> None:
     q, k, v, _ = tensors(dtype, 3, 2, 20, 33, 24)
     k, v = k[:1].clone().requires_grad_(), v[:1].clone().requires_grad_()
-    out = tile_attention.attend(q, k.expand(3, -1, -1, -1), v.expand(3, -1, -1, -1))
+    out = attention.attend(q, k.expand(3, -1, -1, -1), v.expand(3, -1, -1, -1))
     found = torch.autograd.grad(out.sum(), [k, v])  # the gradient of a sum is one number, seen everywhere
     leaves = [each.detach().double().requires_grad_() for each in (k, v)]
     exact = oracle.attend(q.double(), *leaves)
@@ -223,7 +224,7 @@ def test_second_derivatives(dtype: torch.dtype, bound: float) -> None:
         return torch.stack([each.double().square().sum() for each in found]).sum()
 
     one = [torch.ones((), dtype=torch.float64)]
-    ours, _ = oracle.derive(lambda *x: squared_gradients(tile_attention.attend, *x), inputs, one)
+    ours, _ = oracle.derive(lambda *x: squared_gradients(attention.attend, *x), inputs, one)
     doubles = [each.double() for each in inputs]
     true, _ = oracle.derive(lambda *x: squared_gradients(oracle.attend, *x), doubles, one)
     for our, their in zip(ours, true, strict=True):
@@ -233,15 +234,15 @@ def test_second_derivatives(dtype: torch.dtype, bound: float) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_is_served(dtype: torch.dtype) -> None:
     q, k, v, *_ = tensors(dtype, 1, 1, 3, 5, 16)
-    assert tile_attention.serves(q, k, v)
+    assert attention.serves(q, k, v)
     for other in (torch.float64, torch.float16, *(each for each in DTYPES if each != dtype)):
-        assert not tile_attention.serves(q, k.to(other), v.to(other))
-        assert not tile_attention.serves(q, k, v.to(other))
-        assert tile_attention.serves(q.to(other), k.to(other), v.to(other)) == (other in DTYPES)
+        assert not attention.serves(q, k.to(other), v.to(other))
+        assert not attention.serves(q, k, v.to(other))
+        assert attention.serves(q.to(other), k.to(other), v.to(other)) == (other in DTYPES)
     many = k.repeat(1, 1, 500, 1)
-    assert not tile_attention.serves(q, many, many)
+    assert not attention.serves(q, many, many)
     wide = torch.zeros(1, 1, 3, 512, dtype=dtype)
-    assert not tile_attention.serves(wide, wide, wide)
+    assert not attention.serves(wide, wide, wide)
 
 
 EMPTY = [(0, 2, 5, 5, 16), (1, 2, 0, 5, 16)]
@@ -252,8 +253,8 @@ LARGE = [(1, 1, 3, 2500, 16), (1, 1, 3, 40, 300)]
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sizes_that_are_left_to_torch(dtype: torch.dtype, sizes: tuple[int, int, int, int, int]) -> None:
     q, k, v, _ = tensors(dtype, *sizes)
-    assert not tile_attention.serves(q, k, v)
-    torch.testing.assert_close(attention.attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
+    assert not attention.serves(q, k, v)
+    torch.testing.assert_close(choice.attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
 
 
 UNFIT = {
@@ -275,7 +276,7 @@ def test_tensors_that_do_not_fit_together_never_reach_the_kernel(
     def refuse(*_: object) -> Tensor:
         pytest.fail("the kernel would read or write beyond its tensors")
 
-    monkeypatch.setattr(tile_attention, "_call", refuse)
+    monkeypatch.setattr(attention, "_call", refuse)
     *inputs, _ = tensors(dtype, 2, 2, 6, 9, 16)
     q, k, v = UNFIT[name](*inputs)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # which checks shapes in tests alone
@@ -283,6 +284,6 @@ def test_tensors_that_do_not_fit_together_never_reach_the_kernel(
         expected = F.scaled_dot_product_attention(q, k, v)
     except RuntimeError:
         with pytest.raises((RuntimeError, ValueError)):
-            attention.attend(q, k, v)
+            choice.attend(q, k, v)
     else:
-        torch.testing.assert_close(attention.attend(q, k, v), expected)
+        torch.testing.assert_close(choice.attend(q, k, v), expected)

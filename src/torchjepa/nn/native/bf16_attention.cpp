@@ -5,8 +5,8 @@
 #include "attention.h"
 #include "numbers.h"
 
-typedef Attention<bfloat16> TileAttention;
-typedef AttentionGradients<bfloat16> TileGradients;
+typedef Attention<bfloat16> BFloat16Attention;
+typedef AttentionGradients<bfloat16> BFloat16Gradients;
 
 #if HAS_PAIRS
 
@@ -47,7 +47,8 @@ INLINE void round_rows(const float* from, long from_stride, bfloat16* to, long s
     }
 }
 
-// Weights, not yet divided by their sum, which is returned with its logarithm; scores and weights are filled up.
+// Weights, not yet divided by their sum, which is returned, with its logarithm where that is wanted; scores and weights are
+// filled up.
 INLINE float soften(const float* scores, bfloat16* weights, long keys, long filled_keys, float scale, float* log_sum) {
   __m512 least = _mm512_set1_ps(-INFINITY), most = least, sum = _mm512_setzero_ps(), scales = _mm512_set1_ps(scale);
   for (long j = 0; j < keys; j += 16)
@@ -61,11 +62,11 @@ INLINE float soften(const float* scores, bfloat16* weights, long keys, long fill
     store16(weights + j, power);
   }
   float total = _mm512_reduce_add_ps(sum);
-  *log_sum = highest * scale + log2f(total);
+  if (log_sum) *log_sum = highest * scale + log2f(total);
   return total;
 }
 
-void attend_head(const TileAttention& a, long item) {
+void attend_head(const BFloat16Attention& a, long item) {
   long keys = filled(a.keys, DEPTH), channels = filled(a.channels, DEPTH), inner = filled(a.keys, DEPTH_UNIT);
   Workspace space(2 * (3 * keys + ROWS) * channels + 4 * ROWS * (keys + channels) + 2 * ROWS * keys + 1024);
   auto *rows = space.take<bfloat16>(keys * channels), *keys_t = space.take<bfloat16>(keys * channels);
@@ -82,10 +83,10 @@ void attend_head(const TileAttention& a, long item) {
     long count = std::min(ROWS, a.queries - start), m = filled(count, ROW_UNIT);
     copy_rows(a.q.of(item, a.heads) + start * a.q.token, a.q.token, asking, count, a.channels, m, channels);
     product(asking, channels, keys_t, scores, keys, m, keys, channels);
-    float shares[ROWS], log_sum;
+    float shares[ROWS], *log_sums = a.log_sums ? a.log_sums + item * a.queries + start : nullptr;
     for (long i = 0; i < count; i++) {
-      shares[i] = 1.0f / soften(scores + i * keys, weights + i * keys, a.keys, keys, scale, &log_sum);
-      if (a.log_sums) a.log_sums[item * a.queries + start + i] = log_sum;
+      float* log_sum = log_sums ? log_sums + i : nullptr;
+      shares[i] = 1.0f / soften(scores + i * keys, weights + i * keys, a.keys, keys, scale, log_sum);
     }
     product(weights, keys, values, sums, channels, m, channels, inner);
     bfloat16* out = a.out.of(item, a.heads) + start * a.out.token;
@@ -94,7 +95,7 @@ void attend_head(const TileAttention& a, long item) {
   }
 }
 
-void attend_head_backward(const TileAttention& a, const TileGradients& g, long item) {
+void attend_head_backward(const BFloat16Attention& a, const BFloat16Gradients& g, long item) {
   long keys = filled(a.keys, DEPTH), channels = filled(a.channels, DEPTH), height = filled(a.keys, DEPTH_UNIT);
   long chunk = std::min(CHUNK, filled(a.queries, DEPTH));
   Workspace space(2 * (3 * keys + 5 * chunk) * channels + 2 * keys * channels * 4 + 4 * chunk * channels +
@@ -171,7 +172,7 @@ void attend_head_backward(const TileAttention& a, const TileGradients& g, long i
 
 extern "C" {
 
-void tile_attend(const TileAttention* a) {
+void bf16_attend(const BFloat16Attention* a) {
 #pragma omp parallel
   {
     Tiles tiles;
@@ -180,7 +181,7 @@ void tile_attend(const TileAttention* a) {
   }
 }
 
-void tile_attend_backward(const TileAttention* a, const TileGradients* g) {
+void bf16_attend_backward(const BFloat16Attention* a, const BFloat16Gradients* g) {
 #pragma omp parallel
   {
     Tiles tiles;
@@ -193,8 +194,8 @@ void tile_attend_backward(const TileAttention* a, const TileGradients* g) {
 #else
 
 extern "C" {
-void tile_attend(const TileAttention*) {}
-void tile_attend_backward(const TileAttention*, const TileGradients*) {}
+void bf16_attend(const BFloat16Attention*) {}
+void bf16_attend_backward(const BFloat16Attention*, const BFloat16Gradients*) {}
 }
 
 #endif

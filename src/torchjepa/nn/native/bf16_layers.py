@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from torchjepa.nn.native.attention import DEPTH
 from torchjepa.nn.native.library import packed_bytes
 from torchjepa.nn.native.structures import call, fields, scratch
-from torchjepa.nn.native.tile_attention import DEPTH
 
 
 def serves(dtype: torch.dtype, *widths: int) -> bool:
@@ -49,7 +49,7 @@ def norm_linear(
     out = x.new_empty(len(x), outs, dtype=torch.bfloat16)
     kept = _room(x) if keep else None
     call(
-        "tile_norm_linear",
+        "bf16_norm_linear",
         _NormLinear,
         x,
         *norm,
@@ -68,7 +68,7 @@ def norm_linear(
 def normalize_again(x: Float[Tensor, "r d"], norm: tuple[Tensor, Tensor, float]) -> Float[Tensor, "r d"]:
     """What went into the product of `norm_linear`."""
     kept, width = _room(x), x.shape[1]
-    call("tile_norm_linear", _NormLinear, x, *norm, None, None, None, *kept, None, len(x), width, width)
+    call("bf16_norm_linear", _NormLinear, x, *norm, None, None, None, *kept, None, len(x), width, width)
     assert kept.normed is not None
     return kept.normed
 
@@ -86,7 +86,7 @@ def norm_linear_backward(
     of_x, sums = torch.empty_like(x), x.new_empty(2 * width + outs)
     room = scratch(sums), _packed(weight)
     arguments = grad, x, residual, kept.means, kept.rstds, scale, weight, of_x, sums, *room
-    call("tile_norm_linear_backward", _NormLinearBackward, *arguments, len(x), width, outs)
+    call("bf16_norm_linear_backward", _NormLinearBackward, *arguments, len(x), width, outs)
     of_scale, of_shift, of_bias = sums.split([width, width, outs])
     return of_x, of_scale, of_shift, of_bias
 
@@ -100,7 +100,7 @@ def linear_add(
     """The sum residual + x W^T + b."""
     outs, width = weight.shape
     out = torch.empty_like(residual)
-    call("tile_linear_add", _LinearAdd, x, weight, bias, residual, out, _packed(weight), len(x), width, outs)
+    call("bf16_linear_add", _LinearAdd, x, weight, bias, residual, out, _packed(weight), len(x), width, outs)
     return out
 
 
@@ -112,7 +112,7 @@ def linear_add_backward(
     rounded = torch.empty_like(grad, dtype=torch.bfloat16)
     of_x, sums = grad.new_empty(len(grad), width, dtype=torch.bfloat16), grad.new_empty(outs)
     arguments = grad, weight, rounded, of_x, sums, scratch(sums), _packed(weight)
-    call("tile_linear_add_backward", _LinearAddBackward, *arguments, len(grad), width, outs)
+    call("bf16_linear_add_backward", _LinearAddBackward, *arguments, len(grad), width, outs)
     return rounded, of_x, sums
 
 
@@ -158,7 +158,7 @@ def mlp_backward(
     inputs = grad, x, norm.means, norm.rstds, scale, weights[0], weights[2], kept.slope
     room = scratch(sums), _packed(*weights[::2])
     call(
-        "tile_mlp_backward",
+        "bf16_mlp_backward",
         _MLPBackward,
         *inputs,
         rounded,
@@ -184,7 +184,7 @@ def _mlp(
     of_norm, active, slope = kept or (None, None, None)
     normed, means, rstds = _places(of_norm)
     room = normed, active, slope, means, rstds, _packed(*weights[::2])
-    call("tile_mlp", _MLP, x, *norm, *weights, out, *room, len(x), width, hidden)
+    call("bf16_mlp", _MLP, x, *norm, *weights, out, *room, len(x), width, hidden)
 
 
 def _room(x: Tensor) -> Kept:

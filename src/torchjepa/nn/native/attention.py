@@ -106,7 +106,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, with_gradient: bool) -> tuple[Tens
 
 
 def _call(name: str, dtype: torch.dtype, *arguments: ctypes.Structure) -> None:
-    kind = "tile" if dtype == torch.bfloat16 else "float"
+    kind = "bf16" if dtype == torch.bfloat16 else "float"
     getattr(library(), f"{kind}_{name}")(*map(ctypes.byref, arguments))
 
 

@@ -65,7 +65,7 @@ struct MLPBackward {
 
 #if HAS_PAIRS
 
-#include "tile_rows.h"
+#include "bf16_rows.h"
 
 namespace {
 
@@ -205,7 +205,7 @@ extern "C" {
 #define BLOCKS(rows) \
   _Pragma("omp for schedule(dynamic)") for (long row = 0; row < rows; row += ROWS)
 
-void tile_norm_linear(const NormLinear* a) {
+void bf16_norm_linear(const NormLinear* a) {
 #pragma omp parallel
   {
     Tiles tiles;
@@ -214,7 +214,7 @@ void tile_norm_linear(const NormLinear* a) {
   }
 }
 
-void tile_norm_linear_backward(const NormLinearBackward* a) {
+void bf16_norm_linear_backward(const NormLinearBackward* a) {
 #pragma omp parallel
   {
     Tiles tiles;
@@ -224,7 +224,7 @@ void tile_norm_linear_backward(const NormLinearBackward* a) {
   }
 }
 
-void tile_linear_add(const LinearAdd* a) {
+void bf16_linear_add(const LinearAdd* a) {
 #pragma omp parallel
   {
     Tiles tiles;
@@ -233,7 +233,7 @@ void tile_linear_add(const LinearAdd* a) {
   }
 }
 
-void tile_linear_add_backward(const LinearAddBackward* a) {
+void bf16_linear_add_backward(const LinearAddBackward* a) {
 #pragma omp parallel
   {
     Tiles tiles;
@@ -243,7 +243,7 @@ void tile_linear_add_backward(const LinearAddBackward* a) {
   }
 }
 
-void tile_mlp(const MLP* a) {
+void bf16_mlp(const MLP* a) {
 #pragma omp parallel
   {
     Tiles tiles;
@@ -253,7 +253,7 @@ void tile_mlp(const MLP* a) {
   }
 }
 
-void tile_mlp_backward(const MLPBackward* a) {
+void bf16_mlp_backward(const MLPBackward* a) {
 #pragma omp parallel
   {
     Tiles tiles;
@@ -268,12 +268,12 @@ void tile_mlp_backward(const MLPBackward* a) {
 #else
 
 extern "C" {
-void tile_norm_linear(const NormLinear*) {}
-void tile_norm_linear_backward(const NormLinearBackward*) {}
-void tile_linear_add(const LinearAdd*) {}
-void tile_linear_add_backward(const LinearAddBackward*) {}
-void tile_mlp(const MLP*) {}
-void tile_mlp_backward(const MLPBackward*) {}
+void bf16_norm_linear(const NormLinear*) {}
+void bf16_norm_linear_backward(const NormLinearBackward*) {}
+void bf16_linear_add(const LinearAdd*) {}
+void bf16_linear_add_backward(const LinearAddBackward*) {}
+void bf16_mlp(const MLP*) {}
+void bf16_mlp_backward(const MLPBackward*) {}
 }
 
 #endif

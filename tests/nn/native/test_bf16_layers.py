@@ -1,4 +1,4 @@
-"""The bfloat16 layers by tile registers and the nodes around them, against formulas in float64."""
+"""The bfloat16 layers by products of our own and the nodes around them, against formulas in float64."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.nn.native import oracle
-from torchjepa.nn.native import tile_nodes
+from torchjepa.nn.native import bf16_nodes
 
 pytestmark = pytest.mark.skipif(not oracle.has_products(), reason=oracle.NO_PRODUCTS)
 
@@ -25,15 +25,15 @@ SEEDS = st.integers(0, 1000)
 
 
 def mlp(lean: bool) -> Callable[..., Tensor]:
-    return lambda x, *weights: tile_nodes.norm_mlp_add(x, weights, EPS, lean)
+    return lambda x, *weights: bf16_nodes.norm_mlp_add(x, weights, EPS, lean)
 
 
 def heads(num_heads: int, lean: bool) -> Callable[..., tuple[Tensor, ...]]:
-    return lambda x, *weights: tile_nodes.norm_heads(x, weights, EPS, num_heads, lean)
+    return lambda x, *weights: bf16_nodes.norm_heads(x, weights, EPS, num_heads, lean)
 
 
 def linear_add(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
-    return tile_nodes.linear_add(x, weight, bias, residual)
+    return bf16_nodes.linear_add(x, weight, bias, residual)
 
 
 @torch.autocast("cpu", BFLOAT16)

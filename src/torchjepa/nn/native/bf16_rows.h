@@ -1,4 +1,4 @@
-// Rows of tokens beside tile products: norms, GELU, rounding, sums, sixteen numbers at a time.
+// Rows of tokens beside products of bfloat16: norms, GELU, rounding, sums, sixteen numbers at a time.
 
 #pragma once
 
