@@ -15,7 +15,7 @@ long float_bytes() {
 #elif defined(NO_TILES)
   return HAS_VECTORS ? 4 : 0;
 #elif HAS_VECTORS
-  // The BLAS of torch's wheels has vectors of 512 bits for Intel's processors alone.
+  // The BLAS of torch's wheels takes generic kernels, slower by half, on processors that are not Intel's.
   return __builtin_cpu_is("intel") ? 0 : 4;
 #else
   return 0;
