@@ -48,9 +48,7 @@ INLINE void two_rows_of(const float* even, const float* odd, float* to) {
 }
 
 INLINE void two_rows_of(const bfloat16* even, const bfloat16* odd, bfloat16* to) {
-  __m512i low = even ? _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)even)) : _mm512_setzero_si512();
-  __m512i high = odd ? _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)odd)) : _mm512_setzero_si512();
-  _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+  _mm512_storeu_si512(to, known_pairs_of(even, odd));
 }
 
 // Of up to 32 rows and some columns the panels of B, or of a turned A, `apart` from each other.

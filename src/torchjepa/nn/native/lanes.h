@@ -21,6 +21,19 @@ INLINE void store16(bfloat16* to, __m512 x, __mmask16 known = 0xffff) {
 }
 #endif
 
+// Of two rows 16 numbers each, in pairs.
+INLINE __m512i pairs_of(const bfloat16* even, const bfloat16* odd) {
+  __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)even));
+  __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)odd));
+  return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+
+// The same of rows of which either may not be there, and is 0.
+INLINE __m512i known_pairs_of(const bfloat16* even, const bfloat16* odd) {
+  static const bfloat16 ZEROS[16] = {};
+  return pairs_of(even ? even : ZEROS, odd ? odd : ZEROS);
+}
+
 // 2^t for t > -1e9, to 3e-6 of it, less than what rounding to bfloat16 takes away.
 INLINE __m512 exp2_16(__m512 t) {
   __m512 whole = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -38,13 +38,6 @@ INLINE void product_turned(const bfloat16* a, const bfloat16* b, float* c, long 
 }
 #endif
 
-// Of two rows 16 numbers each, in pairs.
-INLINE __m512i pairs_of(const bfloat16* even, const bfloat16* odd) {
-  __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)even));
-  __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)odd));
-  return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
-}
-
 // A = the transpose of rows[k, m], which stay in pairs along k; m a multiple of 32.
 INLINE void turn(const bfloat16* rows, long m, bfloat16* a, long k) {
 #if HAS_TILES

@@ -101,9 +101,7 @@ INLINE void pairs_of(const float* even, const float* odd, bfloat16* tiles) {
 }
 
 INLINE void pairs_of(const bfloat16* even, const bfloat16* odd, bfloat16* tiles) {
-  __m512i low = even ? _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)even)) : _mm512_setzero_si512();
-  __m512i high = odd ? _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)odd)) : _mm512_setzero_si512();
-  _mm512_storeu_si512(tiles, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+  _mm512_storeu_si512(tiles, known_pairs_of(even, odd));
 }
 
 // Of up to 32 rows and some columns the tiles of B, or of a turned A, which are those transposed; panels are `apart`.
